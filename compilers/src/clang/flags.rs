@@ -1,0 +1,168 @@
+//! What only clang has, or has in its own way. Read together with `args/gcc_style.rs`.
+//!
+//! clang warns of link flags that it does not use (`-Wunused-command-line-argument`), so its link flags are listed as
+//! such one by one: the tasks of a split call must not have them.
+
+use crate::Reason;
+use crate::args::row::{Effect::*, Kind::*, Row, row};
+
+#[rustfmt::skip]
+pub(crate) static ROWS: &[Row] = &[
+    // The driver
+    row("-Xclang", Separate, ToFrontend),
+    row("-Xpreprocessor", Separate, Unknown),
+    row("-Xarch_", Joined, Unknown),
+    row("-mllvm", Separate, ToLlvm),
+    row("-mllvm=", Joined, ToLlvm),
+    row("-cc1", Joined, Local(Reason::OtherAction)),
+    row("--driver-mode=gcc", Alone, Pass),
+    row("--driver-mode=g++", Alone, Pass),
+    row("--config", Joined, Local(Reason::ConfigFile)),
+    row("--config", Separate, Local(Reason::ConfigFile)),
+    row("--no-default-config", Alone, Pass),
+    row("-Qunused-arguments", Alone, Pass),
+    row("-target", Separate, Pass),
+    row("--target=", Joined, Pass),
+    row("-arch", Separate, Unknown),
+    row("--gcc-toolchain=", Joined, Pass),
+    row("-gcc-toolchain", Separate, Pass),
+    row("--gcc-install-dir=", Joined, Pass),
+    row("-resource-dir", Separate, Pass),
+    row("-resource-dir=", Joined, Pass),
+    row("-ccc-", Joined, Local(Reason::OtherAction)),
+    row("-no-canonical-prefixes", Alone, Pass),
+    row("-canonical-prefixes", Alone, Pass),
+    row("-working-directory", Joined, Local(Reason::WorkingDirectory)),
+    row("-working-directory", Separate, Local(Reason::WorkingDirectory)),
+    row("-ObjC", Joined, Unknown),
+    row("-integrated-as", Alone, Pass),
+    row("-no-integrated-as", Alone, Pass),
+    row("-fexperimental-new-pass-manager", Alone, Pass),
+
+    // Other actions than a compile
+    row("--analyze", Joined, Local(Reason::OtherAction)),
+    row("--precompile", Alone, Local(Reason::Modules)),
+    row("-rewrite-objc", Alone, Local(Reason::OtherAction)),
+    row("-rewrite-legacy-objc", Alone, Local(Reason::OtherAction)),
+    row("-extract-api", Alone, Local(Reason::OtherAction)),
+    row("-verify-pch", Alone, Local(Reason::ClangPch)),
+    row("-emit-", Joined, Local(Reason::OtherAction)),
+    row("-objcmt-", Joined, Local(Reason::OtherAction)),
+    row("-emit-llvm", Alone, EmitLlvm),
+    row("-fembed-bitcode", Joined, Pass),
+
+    // Preprocessor and search directories
+    row("-include-pch", Separate, Local(Reason::ClangPch)),
+    row("-cxx-isystem", Either, Pass),
+    row("-stdlib++-isystem", Either, Pass),
+    row("-isystem-after", Either, Pass),
+    row("-iwithsysroot", Either, Pass),
+    row("-iframeworkwithsysroot", Either, Pass),
+    row("-ibuiltininc", Alone, Pass),
+    row("-nostdlibinc", Alone, Pass),
+    row("-nobuiltininc", Alone, Pass),
+    row("-F", Either, Pass),
+    row("-iframework", Either, Pass),
+    row("-ivfsoverlay", Either, Local(Reason::ConfigFile)),
+    row("-fdepfile-entry=", Joined, Pass),
+    row("-dependency-file", Separate, Local(Reason::ReportFile)),
+    row("-dependency-dot", Separate, Local(Reason::ReportFile)),
+    row("-MV", Alone, Local(Reason::DependenciesOnly)),
+    row("-MJ", Either, Local(Reason::ReportFile)),
+
+    // Modules
+    row("-fprebuilt-module-path=", Joined, Local(Reason::Modules)),
+    row("-fprebuilt-implicit-modules", Alone, Local(Reason::Modules)),
+    row("-fbuild-session-", Joined, Local(Reason::Modules)),
+    row("-module-", Joined, Local(Reason::Modules)),
+    row("-fsystem-module", Alone, Local(Reason::Modules)),
+    row("-gmodules", Alone, Local(Reason::Modules)),
+
+    // Files that a flag names and the compiler reads
+    row("-fsanitize-blacklist=", Joined, ExtraInput),
+    row("-fsanitize-ignorelist=", Joined, ExtraInput),
+    row("-fsanitize-system-blacklist=", Joined, ExtraInput),
+    row("-fsanitize-system-ignorelist=", Joined, ExtraInput),
+    row("-fsanitize-coverage-allowlist=", Joined, ExtraInput),
+    row("-fsanitize-coverage-ignorelist=", Joined, ExtraInput),
+    row("-fsanitize-coverage-whitelist=", Joined, ExtraInput),
+    row("-fsanitize-coverage-blacklist=", Joined, ExtraInput),
+    row("-fprofile-list=", Joined, ExtraInput),
+    row("-fprofile-remapping-file=", Joined, ExtraInput),
+    row("-fxray-always-instrument=", Joined, ExtraInput),
+    row("-fxray-never-instrument=", Joined, ExtraInput),
+    row("-fxray-attr-list=", Joined, ExtraInput),
+    row("-frandomize-layout-seed-file=", Joined, ExtraInput),
+    row("-fbasic-block-sections=list=", Joined, ExtraInput),
+    row("-fpass-plugin=", Joined, Local(Reason::Plugin)),
+
+    // Profiles
+    row("-fprofile-instr-use", Joined, Profile),
+    row("-fprofile-sample-use", Joined, Profile),
+    row("-fno-profile-instr-use", Alone, Pass),
+    row("-fno-profile-sample-use", Alone, Pass),
+    // The name of the file that the program writes is fixed by the flag alone.
+    row("-fprofile-generate", Joined, Pass),
+    row("-fcs-profile-generate", Joined, Pass),
+    row("-fprofile-instr-generate", Joined, Pass),
+    row("-fcoverage-mapping", Alone, Pass),
+    row("-fmemory-profile", Joined, Pass),
+
+    // Debug information and records of options
+    row("-fdebug-compilation-dir=", Joined, Pass),
+    row("-fdebug-compilation-dir", Separate, Pass),
+    row("-ffile-compilation-dir=", Joined, Pass),
+    row("-fcoverage-compilation-dir=", Joined, Pass),
+    row("-gsplit-dwarf=split", Alone, SplitDwarf(true)),
+    row("-gsplit-dwarf=single", Alone, SplitDwarf(false)),
+    row("-grecord-command-line", Alone, RecordsOptions { all: true }),
+    row("-grecord-gcc-switches", Alone, RecordsOptions { all: true }),
+    row("-frecord-command-line", Alone, RecordsOptions { all: true }),
+    row("-frecord-gcc-switches", Alone, RecordsOptions { all: true }),
+
+    // Further outputs
+    row("-fsave-optimization-record=", Joined, Local(Reason::ReportFile)),
+    row("-foptimization-record-file=", Joined, Local(Reason::ReportFile)),
+    row("-ftime-trace", Joined, Local(Reason::Volatile)),
+    row("-fproc-stat-report", Joined, Local(Reason::Volatile)),
+    row("-fcrash-diagnostics-dir=", Joined, Local(Reason::ReportFile)),
+    row("-gen-", Joined, Local(Reason::ReportFile)),
+    row("-object-file-name", Joined, Local(Reason::ReportFile)),
+    row("-save-stats", Joined, Local(Reason::ReportFile)),
+    row("-fgen-reproducer", Joined, Local(Reason::ReportFile)),
+    row("-fstack-usage-file=", Joined, Local(Reason::ReportFile)),
+    row("--serialize-diagnostics", Separate, Local(Reason::ReportFile)),
+    row("-serialize-diagnostics", Separate, Local(Reason::ReportFile)),
+    row("-index-store-path", Separate, Local(Reason::ReportFile)),
+    row("-fthinlto-index=", Joined, Local(Reason::LtoBackend)),
+    row("-fthin-link-bitcode=", Joined, Local(Reason::LtoBackend)),
+
+    // Diagnostics
+    row("-R", Family, Pass),
+    row("-fcolor-diagnostics", Alone, Colour { auto: false }),
+    row("-fno-color-diagnostics", Alone, Colour { auto: false }),
+
+    // Link
+    row("-shared", Alone, Link),
+    row("-static-pie", Alone, Link),
+    row("-pie", Alone, Link),
+    row("-no-pie", Alone, Link),
+    row("-nopie", Alone, Link),
+    row("-r", Alone, Link),
+    row("-e", Either, Link),
+    row("-t", Alone, Link),
+    row("-rpath", Separate, Link),
+    row("-fuse-ld=", Joined, Link),
+    row("--ld-path=", Joined, Link),
+    row("-rtlib=", Joined, Link),
+    row("--rtlib=", Joined, Link),
+    row("-unwindlib=", Joined, Link),
+    row("--unwindlib=", Joined, Link),
+    row("-static-libsan", Alone, Link),
+    row("-shared-libsan", Alone, Link),
+    row("-static-openmp", Alone, Link),
+    row("-framework", Separate, Link),
+    // With C++ it chooses the header directories.
+    row("-stdlib=", Joined, Pass),
+    row("--stdlib=", Joined, Pass),
+];
