@@ -1,0 +1,137 @@
+//! The conversation with the initiator: tells it the call, obeys until it is over.
+//!
+//! Waits for answers without a limit, since compiles may be long; if the initiator dies, the kernel closes the
+//! socket and the wait ends.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, FromRawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use crate::call::{Call, Settings};
+use crate::children;
+use crate::frame::{self, Command, Done, FromShim, Ran, Run, ToShim};
+use crate::program::Program;
+use crate::{fallback, system};
+
+/// Obeys the initiator; returns the exit code, unless this process was replaced.
+pub fn obey(socket: UnixStream, call: &Call, settings: &Settings) -> i32 {
+    let mut talk = Talk { socket, call, settings, own_result: None };
+    match talk.converse() {
+        Ok(code) => code,
+        Err(reason) => talk.give_up(&reason),
+    }
+}
+
+struct Talk<'a> {
+    socket: UnixStream,
+    call: &'a Call,
+    settings: &'a Settings,
+    /// The result of the call's own command, if it was run already.
+    own_result: Option<Ran>,
+}
+
+impl Talk<'_> {
+    /// An error's text is the reason for which dbuild could not help.
+    fn converse(&mut self) -> Result<i32, String> {
+        let invoke =
+            self.call.invoke(self.settings).map_err(|error| format!("no working directory: {error}"))?;
+        self.send(&FromShim::Invoke(invoke))?;
+        loop {
+            match self.hear()? {
+                ToShim::Done(done) => return Ok(finish(&done)),
+                ToShim::Run(run) => self.run(&run)?,
+                ToShim::Exec(exec) => {
+                    // its end of file will tell the initiator that the program ended
+                    system::keep_across_exec(self.socket.as_fd()).map_err(|error| error.to_string())?;
+                    let program = Program { path: exec.program, argv: exec.argv, env: exec.env };
+                    let error = program.exec();
+                    return Err(format!("{} could not be executed: {error}", program.path.display()));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, frame: &FromShim) -> Result<(), String> {
+        frame::write(&mut self.socket, &frame.encode())
+            .map_err(|error| format!("the initiator does not listen: {error}"))
+    }
+
+    fn hear(&mut self) -> Result<ToShim, String> {
+        match frame::read(&mut self.socket) {
+            Ok(Some(body)) => ToShim::decode(&body).map_err(|error| format!("failed to {error}")),
+            Ok(None) => Err("the initiator closed the connection".into()),
+            Err(error) => Err(format!("the initiator's answer was lost: {error}")),
+        }
+    }
+
+    /// Runs the commands to their ends, even if the initiator is lost on the way: the call's own result still
+    /// counts.
+    fn run(&mut self, run: &Run) -> Result<(), String> {
+        let mut lost = None;
+        let intercept = self.settings.intercept();
+        children::run(run, intercept.as_deref(), |ran, command| {
+            let own = self.is_own(command) && ran.spawn_errno == 0;
+            if lost.is_none() {
+                lost = self.send(&FromShim::Ran(ran.clone())).err();
+            }
+            if own {
+                self.own_result = Some(ran);
+            }
+        });
+        lost.map_or(Ok(()), Err)
+    }
+
+    /// Whether running this command is the same as running the call.
+    fn is_own(&self, command: &Command) -> bool {
+        command.program == self.call.program.path
+            && command.argv == self.call.program.argv
+            && std::env::current_dir().is_ok_and(|here| here == Path::new(&command.cwd))
+    }
+
+    /// The end without the initiator.
+    fn give_up(self, reason: &str) -> i32 {
+        match self.own_result {
+            Some(ran) => {
+                fallback::note(self.settings, reason);
+                // what was truncated is printed already
+                let (stdout, stderr) =
+                    if ran.truncated { Default::default() } else { (ran.stdout, ran.stderr) };
+                finish(&Done { stdout, stderr, code: Done::code_of(ran.status) })
+            }
+            None => fallback::run(self.call, self.settings, reason),
+        }
+    }
+}
+
+/// Prints, then ends as the compiler ended.
+fn finish(done: &Done) -> i32 {
+    print(1, &done.stdout);
+    print(2, &done.stderr);
+    if done.code > 256 {
+        system::die_of((done.code - 256) as i32);
+        // blocked for good or harmless: what a shell reports
+        return 128 + (done.code as i32 - 256);
+    }
+    done.code as i32
+}
+
+/// Writes all of `bytes` to a descriptor that is not ours to close. A reader that went away and a full disk are
+/// ignored; a descriptor that does not block is waited for.
+pub fn print(fd: i32, bytes: &[u8]) {
+    // SAFETY: never closed here; if the number is not open, writing fails.
+    let mut out = ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(fd) });
+    let mut left = bytes;
+    while !left.is_empty() {
+        match io::Write::write(&mut *out, left) {
+            Ok(0) => return,
+            Ok(n) => left = left.get(n..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                system::poll(&mut [system::Poll { fd, events: system::POLLOUT, revents: 0 }], None);
+            }
+            Err(_) => return,
+        }
+    }
+}
