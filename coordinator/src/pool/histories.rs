@@ -1,0 +1,294 @@
+//! Random histories of the pool against a model that sees only events and effects: what the module's text
+//! promises must hold after each step, and when all faults stop everything accepted must end.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use dbuild_proto::DigestFunction;
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a history consists of. Numbers choose among what exists at that moment.
+#[derive(Clone, Debug)]
+enum Move {
+    Attach { name: u8, slots: u32, system: bool },
+    Detach { which: usize },
+    Report { which: usize },
+    Finish { which: usize, fault: bool },
+    Forge { helper: u64, lease: u64 },
+    Submit { content: u8, priority: i32, merge: bool, system: bool },
+    Join { which: usize },
+    Leave { which: usize },
+    Wait { ms: u64 },
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        2 => (0..4u8, 1..4u32, any::<bool>())
+            .prop_map(|(name, slots, system)| Move::Attach { name, slots, system }),
+        1 => any::<usize>().prop_map(|which| Move::Detach { which }),
+        2 => any::<usize>().prop_map(|which| Move::Report { which }),
+        6 => (any::<usize>(), any::<bool>()).prop_map(|(which, fault)| Move::Finish { which, fault }),
+        1 => (0..9u64, 0..40u64).prop_map(|(helper, lease)| Move::Forge { helper, lease }),
+        8 => (0..12u8, -2..3i32, any::<bool>(), any::<bool>()).prop_map(|(content, priority, merge, system)| {
+            Move::Submit { content, priority, merge, system }
+        }),
+        1 => any::<usize>().prop_map(|which| Move::Join { which }),
+        2 => any::<usize>().prop_map(|which| Move::Leave { which }),
+        3 => (0..4000u64).prop_map(|ms| Move::Wait { ms }),
+    ];
+    prop::collection::vec(one, 0..120)
+}
+
+const LIMITS: Limits = Limits {
+    tasks: 10,
+    helpers: 3,
+    attempts: 3,
+    helper_wait: Duration::from_secs(2),
+    silence: Duration::from_secs(6),
+    abandon: Duration::from_secs(3),
+    lease_slack: Duration::from_secs(4),
+    cancel_wait: Duration::from_secs(5),
+};
+
+fn system(linux: bool) -> Properties {
+    Properties::from([("OSFamily".into(), if linux { "linux" } else { "plan9" }.into())])
+}
+
+#[derive(Default)]
+struct Model {
+    now: Time,
+    next_helper: u64,
+    /// Slots of the connected helpers and the leases that each holds: uncancelled ones and those whose
+    /// cancellation was neither confirmed nor waited for.
+    helpers: HashMap<HelperId, (u32, HashMap<LeaseId, Held>)>,
+    live: HashMap<TaskId, Live>,
+    ended: HashSet<TaskId>,
+}
+
+#[derive(Default)]
+struct Live {
+    watchers: u32,
+    leases: u32,
+    running: Option<LeaseId>,
+}
+
+enum Held {
+    Running(TaskId),
+    Cancelled { until: Time },
+}
+
+impl Model {
+    fn step(&mut self, pool: &mut Pool<TaskId>, event: Event<TaskId>) -> Vec<Effect<TaskId>> {
+        let event_helper = match &event {
+            Event::Attach { helper, slots, .. } => {
+                self.helpers.insert(*helper, (*slots, HashMap::new()));
+                None
+            }
+            Event::Detach { helper, .. } => Some(*helper),
+            Event::Finish { helper, lease, .. } => {
+                if let Some((_, held)) = self.helpers.get_mut(helper)
+                    && let Some(Held::Running(task)) = held.remove(lease)
+                    && let Some(live) = self.live.get_mut(&task)
+                {
+                    live.running = None;
+                }
+                None
+            }
+            _ => None,
+        };
+        if let Some(helper) = event_helper {
+            self.drop_helper(helper);
+        }
+        let now = self.now;
+        let submitted = matches!(event, Event::Submit(_));
+        let effects = pool.step(now, event);
+        for (_, held) in self.helpers.values_mut() {
+            held.retain(|_, held| !matches!(held, Held::Cancelled { until } if *until <= now));
+        }
+        let mut replies = 0;
+        for effect in &effects {
+            match effect {
+                Effect::Accepted { task, merged } => {
+                    replies += 1;
+                    assert_eq!(self.live.contains_key(task), *merged);
+                    self.live.entry(*task).or_default().watchers += 1;
+                }
+                Effect::Declined(_) => replies += 1,
+                Effect::Lease { helper, lease, task, .. } => self.leased(*helper, *lease, *task),
+                Effect::Cancel { helper, lease } => {
+                    let (_, held) = self.helpers.get_mut(helper).expect("cancels go to connected helpers");
+                    let was = held.insert(*lease, Held::Cancelled { until: now + LIMITS.cancel_wait });
+                    let Some(Held::Running(task)) = was else { panic!("cancelled what did not run") };
+                    if let Some(live) = self.live.get_mut(&task) {
+                        live.running = None;
+                    }
+                }
+                Effect::Requeued { task } => assert!(self.live.contains_key(task)),
+                Effect::Answer { task, outcome } => {
+                    let live = self.live.remove(task).expect("answered only what lives");
+                    assert!(live.running.is_none(), "answered while it runs");
+                    assert!(self.ended.insert(*task), "answered twice");
+                    if let Outcome::Answered(by) = outcome {
+                        assert_eq!(by, task, "answered with the answer of another");
+                    }
+                }
+                Effect::Forgotten { task } => {
+                    let live = self.live.remove(task).expect("forgot only what lives");
+                    assert_eq!(live.watchers, 0, "forgot what is watched");
+                    assert!(self.ended.insert(*task), "forgotten after its end");
+                }
+                Effect::Close { helper, .. } => self.drop_helper(*helper),
+            }
+        }
+        assert_eq!(replies, usize::from(submitted));
+        assert!(self.live.len() <= LIMITS.tasks);
+        assert_eq!(self.live.len(), pool.live_tasks());
+        effects
+    }
+
+    fn leased(&mut self, helper: HelperId, lease: LeaseId, task: TaskId) {
+        let (slots, held) = self.helpers.get_mut(&helper).expect("leases go to connected helpers");
+        assert!(held.insert(lease, Held::Running(task)).is_none(), "lease ids are new");
+        assert!(held.len() <= *slots as usize, "slots oversold");
+        let live = self.live.get_mut(&task).expect("only what lives is leased");
+        live.leases += 1;
+        assert!(live.leases <= LIMITS.attempts, "too many attempts");
+        assert!(live.running.replace(lease).is_none(), "runs twice at a time");
+    }
+
+    fn drop_helper(&mut self, helper: HelperId) {
+        let Some((_, held)) = self.helpers.remove(&helper) else { return };
+        for held in held.into_values() {
+            if let Held::Running(task) = held
+                && let Some(live) = self.live.get_mut(&task)
+            {
+                live.running = None;
+            }
+        }
+    }
+
+    fn attach(&mut self, name: u8, slots: u32, linux: bool) -> Event<TaskId> {
+        self.next_helper += 1;
+        let helper = HelperId(self.next_helper);
+        Event::Attach { helper, name: format!("h{name}").into(), slots, properties: system(linux) }
+    }
+
+    fn helper(&self, which: usize) -> Option<HelperId> {
+        pick(self.helpers.keys().copied().collect(), which)
+    }
+
+    fn task(&self, which: usize, watched: bool) -> Option<TaskId> {
+        let fits = self.live.iter().filter(|(_, live)| !watched || live.watchers > 0);
+        pick(fits.map(|(task, _)| *task).collect(), which)
+    }
+
+    fn held(&self, which: usize) -> Option<(HelperId, LeaseId, Option<TaskId>)> {
+        let all = self.helpers.iter().flat_map(|(helper, (_, held))| {
+            held.iter().map(|(lease, held)| {
+                let task = if let Held::Running(task) = held { Some(*task) } else { None };
+                (*helper, *lease, task)
+            })
+        });
+        pick(all.collect(), which)
+    }
+
+    /// The event that a move means here, if it means one.
+    fn event(&mut self, chosen: Move) -> Option<Event<TaskId>> {
+        Some(match chosen {
+            Move::Attach { name, slots, system } => self.attach(name, slots, system),
+            Move::Detach { which } => Event::Detach { helper: self.helper(which)?, reason: "test".into() },
+            Move::Report { which } => {
+                Event::Report { helper: self.helper(which)?, report: Report::default() }
+            }
+            Move::Finish { which, fault } => {
+                let (helper, lease, task) = self.held(which)?;
+                let verdict = match task {
+                    Some(task) if !fault => Verdict::Answer(task),
+                    _ => Verdict::Retry("test".into()),
+                };
+                Event::Finish { helper, lease, verdict }
+            }
+            Move::Forge { helper, lease } => {
+                let (helper, lease) = (HelperId(helper), LeaseId(lease));
+                if self.helpers.get(&helper).is_some_and(|(_, held)| held.contains_key(&lease)) {
+                    return None;
+                }
+                Event::Finish { helper, lease, verdict: Verdict::Answer(TaskId(u64::MAX)) }
+            }
+            Move::Submit { content, priority, merge, system: linux } => {
+                let function = DigestFunction::Blake3;
+                let digest = function.digest(&[content, u8::from(linux)]);
+                let action = ActionId { instance: String::new(), function, digest };
+                let timeout = Duration::from_secs(3);
+                Event::Submit(Request { action, merge, priority, properties: system(linux), timeout })
+            }
+            Move::Join { which } => {
+                let task = self.task(which, false)?;
+                self.live.get_mut(&task)?.watchers += 1;
+                Event::Join { task }
+            }
+            Move::Leave { which } => {
+                let task = self.task(which, true)?;
+                self.live.get_mut(&task)?.watchers -= 1;
+                Event::Leave { task }
+            }
+            Move::Wait { ms } => {
+                self.now += Duration::from_millis(ms);
+                Event::Tick
+            }
+        })
+    }
+
+    /// Good helpers for everyone, every lease answered, nobody silent: all must end.
+    fn calm(&mut self, pool: &mut Pool<TaskId>) {
+        for helper in self.helpers.keys().copied().collect::<Vec<_>>() {
+            self.step(pool, Event::Detach { helper, reason: "calm".into() });
+        }
+        for (name, linux) in [(100, true), (101, false)] {
+            let event = self.attach(name, 2, linux);
+            self.step(pool, event);
+        }
+        for _ in 0..200 {
+            while let Some((helper, lease, task)) = self.held(0) {
+                let verdict = task.map_or(Verdict::Retry("stopped".into()), Verdict::Answer);
+                self.step(pool, Event::Finish { helper, lease, verdict });
+            }
+            for helper in self.helpers.keys().copied().collect::<Vec<_>>() {
+                self.step(pool, Event::Report { helper, report: Report::default() });
+            }
+            if self.live.is_empty() {
+                return;
+            }
+            self.now = pool.next_deadline().unwrap_or(self.now).max(self.now);
+            self.step(pool, Event::Tick);
+        }
+        panic!("{} tasks never ended", self.live.len());
+    }
+}
+
+fn pick<T: Ord + Copy>(mut all: Vec<T>, which: usize) -> Option<T> {
+    all.sort();
+    (!all.is_empty()).then(|| all[which % all.len()])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn promises_hold_in_every_history(history in moves()) {
+        let mut pool = Pool::new(LIMITS);
+        let mut model = Model::default();
+        for chosen in history {
+            if let Some(event) = model.event(chosen) {
+                model.step(&mut pool, event);
+            }
+        }
+        model.calm(&mut pool);
+        prop_assert!(pool.live_tasks() == 0);
+        // Nothing is kept for tasks that ended, apart from deadlines that are still to come.
+        prop_assert!(pool.tasks.is_empty() && pool.shared.is_empty() && pool.leases.is_empty());
+        prop_assert!(pool.queue.lanes().next().is_none());
+    }
+}

@@ -1,0 +1,323 @@
+//! The pool: which action runs on which helper, and what becomes of it when a helper fails.
+//!
+//! A pure state machine: [`Pool::step`] takes the time and one [`Event`] and says, as [`Effect`]s, what
+//! the caller has to do. It does no I/O, has no clock, and knows neither the wire nor what an action's
+//! answer (`R`) contains. Deadlines are state too: [`Pool::next_deadline`] says when the next
+//! [`Event::Tick`] is due.
+//!
+//! What always holds (proven by the random histories in `histories.rs`):
+//! * a helper never holds more leases than it has slots; a cancelled lease holds its slot until the helper
+//!   confirms it or [`Limits::cancel_wait`] has passed;
+//! * an accepted task is answered exactly once, or forgotten exactly once because nobody waits for it;
+//! * a task is leased at most [`Limits::attempts`] times;
+//! * no more than [`Limits::tasks`] tasks are accepted and not yet answered.
+
+mod event;
+mod lapse;
+mod queue;
+mod roster;
+
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod scenes;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+pub use event::{
+    ActionId, Effect, Event, HelperId, LeaseId, Limits, Outcome, Properties, Request, TaskId, Time, Verdict,
+};
+use lapse::Deadline;
+use queue::{Class, Lane, Queue};
+use roster::Roster;
+pub use roster::{HelperView, Report};
+
+struct Task {
+    request: Request,
+    queued_at: Time,
+    watchers: u32,
+    /// Since when nobody watches.
+    orphaned_at: Option<Time>,
+    attempts: u32,
+    /// Which helpers may take it; knows those that failed it.
+    class: Arc<Class>,
+    /// None: it waits in the queue.
+    lease: Option<LeaseId>,
+}
+
+struct Lease {
+    helper: HelperId,
+    /// None: cancelled or expired, and the slot is held until the helper confirms.
+    task: Option<TaskId>,
+    expires: Time,
+}
+
+/// The state: see the module's text.
+pub struct Pool<R> {
+    limits: Limits,
+    roster: Roster,
+    tasks: HashMap<TaskId, Task>,
+    leases: HashMap<LeaseId, Lease>,
+    /// The task in flight for each action that may be shared.
+    shared: HashMap<ActionId, TaskId>,
+    queue: Queue,
+    /// Earliest first; see `lapse.rs`.
+    deadlines: BTreeSet<(Time, Deadline)>,
+    last_task: u64,
+    last_lease: u64,
+    effects: Vec<Effect<R>>,
+}
+
+impl<R> Pool<R> {
+    pub fn new(limits: Limits) -> Self {
+        Pool {
+            limits,
+            roster: Roster::default(),
+            tasks: HashMap::new(),
+            leases: HashMap::new(),
+            shared: HashMap::new(),
+            queue: Queue::default(),
+            deadlines: BTreeSet::new(),
+            last_task: 0,
+            last_lease: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes in one event. What is overdue at `now` happens first, then the event, then placement.
+    pub fn step(&mut self, now: Time, event: Event<R>) -> Vec<Effect<R>> {
+        self.expire(now);
+        match event {
+            Event::Attach { helper, name, slots, properties } => {
+                self.attach(now, helper, name, slots, properties);
+            }
+            Event::Report { helper, report } => self.roster.report(now, helper, report),
+            Event::Detach { helper, reason } => self.lose(now, helper, &reason),
+            Event::Finish { helper, lease, verdict } => self.finish(now, helper, lease, verdict),
+            Event::Submit(request) => self.submit(now, request),
+            Event::Join { task } => {
+                if let Some(task) = self.tasks.get_mut(&task) {
+                    task.watchers += 1;
+                    task.orphaned_at = None;
+                }
+            }
+            Event::Leave { task } => self.leave(now, task),
+            Event::Tick => {}
+        }
+        self.place(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When something becomes overdue; never later than it really does.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|(time, _)| *time)
+    }
+
+    /// The helpers, connected ones and those that left lately, by name.
+    pub fn helpers(&self, now: Time) -> Vec<HelperView> {
+        self.roster.views(now)
+    }
+
+    /// Tasks accepted and not yet answered.
+    pub fn live_tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn attach(&mut self, now: Time, helper: HelperId, name: Arc<str>, slots: u32, properties: Properties) {
+        if let Some(older) = self.roster.by_name(&name) {
+            let reason = format!("another helper named {name} took its place");
+            self.effects.push(Effect::Close { helper: older, reason: reason.clone() });
+            self.lose(now, older, &reason);
+        }
+        if self.roster.len() >= self.limits.helpers {
+            let reason = format!("the pool has {} helpers already, its limit", self.limits.helpers);
+            self.effects.push(Effect::Close { helper, reason });
+            return;
+        }
+        for (class, lane) in self.queue.lanes_mut() {
+            if roster::matches(&class.properties, &properties) {
+                lane.stranded_since = None;
+            }
+        }
+        self.roster.add(now, helper, name, slots, properties);
+        self.deadlines.insert((now + self.limits.silence, Deadline::Silent(helper)));
+    }
+
+    fn lose(&mut self, now: Time, helper: HelperId, reason: &str) {
+        let Some(gone) = self.roster.remove(now, helper) else { return };
+        for id in gone.leases {
+            let Some(lease) = self.leases.remove(&id) else { continue };
+            self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
+            if let Some(task) = lease.task {
+                self.retry(now, task, &gone.name, format!("helper {} was lost: {reason}", gone.name));
+            }
+        }
+        let (queue, roster, deadlines) = (&mut self.queue, &self.roster, &mut self.deadlines);
+        for (class, lane) in queue.lanes_mut() {
+            if lane.stranded_since.is_none() && !roster.any_matches(&class.properties) {
+                lane.stranded_since = Some(now);
+                let due = now + self.limits.helper_wait;
+                deadlines.extend(lane.waiting.iter().map(|(_, task)| (due, Deadline::Stranded(*task))));
+            }
+        }
+    }
+
+    fn finish(&mut self, now: Time, helper: HelperId, lease: LeaseId, verdict: Verdict<R>) {
+        // A lease id comes from outside: it counts only from the helper that holds it.
+        if self.leases.get(&lease).is_none_or(|held| held.helper != helper) {
+            return;
+        }
+        let Some(task) = self.release(lease) else { return };
+        match verdict {
+            Verdict::Answer(answer) => self.answer(task, Outcome::Answered(answer)),
+            Verdict::Retry(why) => {
+                let name = self.roster.name(helper);
+                self.retry(now, task, &name, format!("helper {name}: {why}"));
+            }
+        }
+    }
+
+    fn submit(&mut self, now: Time, request: Request) {
+        if request.merge
+            && let Some(&task) = self.shared.get(&request.action)
+            && let Some(running) = self.tasks.get_mut(&task)
+        {
+            running.watchers += 1;
+            running.orphaned_at = None;
+            if request.priority < running.request.priority {
+                if running.lease.is_none() {
+                    self.queue.hasten(&running.class, task, running.request.priority, request.priority);
+                }
+                running.request.priority = request.priority;
+            }
+            self.effects.push(Effect::Accepted { task, merged: true });
+            return;
+        }
+        if self.tasks.len() >= self.limits.tasks {
+            self.effects.push(Effect::Declined(Outcome::Full { limit: self.limits.tasks }));
+            return;
+        }
+        if !self.roster.is_empty() && !self.roster.any_matches(&request.properties) {
+            let why = self.roster.mismatch(&request.properties);
+            self.effects.push(Effect::Declined(Outcome::Unmatched(why)));
+            return;
+        }
+        self.last_task += 1;
+        let id = TaskId(self.last_task);
+        if request.merge {
+            self.shared.insert(request.action.clone(), id);
+        }
+        let class = Arc::new(Class { properties: request.properties.clone(), tried: BTreeSet::new() });
+        let task =
+            Task { request, queued_at: now, watchers: 1, orphaned_at: None, attempts: 0, class, lease: None };
+        self.tasks.insert(id, task);
+        self.effects.push(Effect::Accepted { task: id, merged: false });
+        self.enqueue(now, id);
+    }
+
+    fn leave(&mut self, now: Time, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.watchers = task.watchers.saturating_sub(1);
+        if task.watchers == 0 {
+            task.orphaned_at = Some(now);
+            self.deadlines.insert((now + self.limits.abandon, Deadline::Orphan(id)));
+        }
+    }
+
+    /// Puts a task that has no lease into its lane, or back into it: its place is its arrival's.
+    fn enqueue(&mut self, now: Time, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.queued_at = now;
+        task.lease = None;
+        let stranded = !self.roster.any_matches(&task.class.properties);
+        let lane = self.queue.push(task.class.clone(), task.request.priority, id);
+        if stranded {
+            lane.stranded_since.get_or_insert(now);
+            self.deadlines.insert((now + self.limits.helper_wait, Deadline::Stranded(id)));
+        }
+    }
+
+    /// Another attempt after `helper` failed the task, unless it had its last one.
+    fn retry(&mut self, now: Time, id: TaskId, helper: &Arc<str>, why: String) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        Arc::make_mut(&mut task.class).tried.insert(helper.clone());
+        if task.attempts >= self.limits.attempts {
+            let attempts = task.attempts;
+            self.answer(id, Outcome::Exhausted { attempts, last: why });
+        } else {
+            self.effects.push(Effect::Requeued { task: id });
+            self.enqueue(now, id);
+        }
+    }
+
+    /// Frees the lease's slot; gives the task that it was for, if it still is.
+    fn release(&mut self, id: LeaseId) -> Option<TaskId> {
+        let lease = self.leases.remove(&id)?;
+        self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
+        self.roster.free(lease.helper, id);
+        lease.task
+    }
+
+    /// Takes the task off everything that knows it.
+    fn remove(&mut self, now: Time, id: TaskId) -> Option<Task> {
+        let task = self.tasks.remove(&id)?;
+        if self.shared.get(&task.request.action) == Some(&id) {
+            self.shared.remove(&task.request.action);
+        }
+        match task.lease {
+            None => self.queue.remove(&task.class, task.request.priority, id),
+            Some(lease) => self.cancel(now, lease),
+        }
+        Some(task)
+    }
+
+    fn answer(&mut self, id: TaskId, outcome: Outcome<R>) {
+        // Whoever answers has released the lease before, so nothing is cancelled and no time is needed.
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.lease = None;
+        }
+        if self.remove(Time::ZERO, id).is_some() {
+            self.effects.push(Effect::Answer { task: id, outcome });
+        }
+    }
+
+    /// Asks the helper to stop; the slot stays taken until it confirms, or for `cancel_wait`.
+    fn cancel(&mut self, now: Time, id: LeaseId) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
+        lease.task = None;
+        lease.expires = now + self.limits.cancel_wait;
+        self.deadlines.insert((lease.expires, Deadline::Expired(id)));
+        self.effects.push(Effect::Cancel { helper: lease.helper, lease: id });
+    }
+
+    /// Gives free slots to waiting tasks: the soonest by (priority, arrival) that some free slot may run.
+    fn place(&mut self, now: Time) {
+        while self.roster.has_free_slot() {
+            let mut best: Option<(i32, TaskId, HelperId)> = None;
+            for (class, lane) in self.queue.lanes() {
+                let Some((priority, task)) = Lane::head(lane) else { continue };
+                if best.is_some_and(|(p, t, _)| (p, t) < (priority, task)) {
+                    continue;
+                }
+                if let Some(helper) = self.roster.choose(class) {
+                    best = Some((priority, task, helper));
+                }
+            }
+            let Some((priority, id, helper)) = best else { return };
+            let Some(task) = self.tasks.get_mut(&id) else { return };
+            self.queue.remove(&task.class, priority, id);
+            self.last_lease += 1;
+            let lease = LeaseId(self.last_lease);
+            task.attempts += 1;
+            task.lease = Some(lease);
+            let timeout = task.request.timeout;
+            let expires = now.saturating_add(timeout).saturating_add(self.limits.lease_slack);
+            self.leases.insert(lease, Lease { helper, task: Some(id), expires });
+            self.roster.take(helper, lease);
+            self.deadlines.insert((expires, Deadline::Expired(lease)));
+            self.effects.push(Effect::Lease { helper, lease, task: id, timeout });
+        }
+    }
+}

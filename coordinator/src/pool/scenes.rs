@@ -1,0 +1,302 @@
+//! Scenes of one or two events each: what the pool does in every situation that it has a rule for.
+
+use std::time::Duration;
+
+use dbuild_proto::DigestFunction;
+
+use super::*;
+
+type TestPool = Pool<&'static str>;
+
+fn limits() -> Limits {
+    Limits {
+        tasks: 4,
+        helpers: 3,
+        attempts: 3,
+        helper_wait: Duration::from_secs(5),
+        silence: Duration::from_secs(9),
+        abandon: Duration::from_secs(10),
+        lease_slack: Duration::from_secs(60),
+        cancel_wait: Duration::from_secs(10),
+    }
+}
+
+fn at(seconds: u64) -> Time {
+    Duration::from_secs(seconds)
+}
+
+fn properties(pairs: &[(&str, &str)]) -> Properties {
+    pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+}
+
+fn request(content: &str) -> Request {
+    let function = DigestFunction::Blake3;
+    let digest = function.digest(content.as_bytes());
+    Request {
+        action: ActionId { instance: String::new(), function, digest },
+        merge: true,
+        priority: 0,
+        properties: properties(&[("OSFamily", "linux"), ("dbuild-anything", "ignored")]),
+        timeout: at(100),
+    }
+}
+
+fn attach(helper: u64, name: &str, slots: u32) -> Event<&'static str> {
+    let properties = properties(&[("OSFamily", "linux")]);
+    Event::Attach { helper: HelperId(helper), name: name.into(), slots, properties }
+}
+
+fn lease(helper: u64, lease: u64, task: u64) -> Effect<&'static str> {
+    Effect::Lease { helper: HelperId(helper), lease: LeaseId(lease), task: TaskId(task), timeout: at(100) }
+}
+
+fn accepted(task: u64) -> Effect<&'static str> {
+    Effect::Accepted { task: TaskId(task), merged: false }
+}
+
+fn finish(helper: u64, lease: u64, verdict: Verdict<&'static str>) -> Event<&'static str> {
+    Event::Finish { helper: HelperId(helper), lease: LeaseId(lease), verdict }
+}
+
+fn answer(task: u64, outcome: Outcome<&'static str>) -> Effect<&'static str> {
+    Effect::Answer { task: TaskId(task), outcome }
+}
+
+fn pool() -> TestPool {
+    Pool::new(limits())
+}
+
+#[test]
+fn a_task_runs_and_is_answered() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    assert_eq!(pool.step(at(0), Event::Submit(request("a"))), [accepted(1), lease(1, 1, 1)]);
+    let effects = pool.step(at(1), finish(1, 1, Verdict::Answer("ok")));
+    assert_eq!(effects, [answer(1, Outcome::Answered("ok"))]);
+    assert_eq!(pool.live_tasks(), 0);
+}
+
+#[test]
+fn equal_actions_in_flight_are_one_task_unless_they_must_not_be() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 2));
+    pool.step(at(0), Event::Submit(request("a")));
+    let again = pool.step(at(0), Event::Submit(request("a")));
+    assert_eq!(again, [Effect::Accepted { task: TaskId(1), merged: true }]);
+    let alone = pool.step(at(0), Event::Submit(Request { merge: false, ..request("a") }));
+    assert_eq!(alone, [accepted(2), lease(1, 2, 2)]);
+    let mut elsewhere = request("a");
+    elsewhere.action.instance = "other".into();
+    assert_eq!(pool.step(at(0), Event::Submit(elsewhere)), [accepted(3)]);
+}
+
+#[test]
+fn the_queue_serves_by_priority_then_arrival() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    for (content, priority) in [("a", 0), ("b", 1), ("c", 1), ("d", -1)] {
+        pool.step(at(0), Event::Submit(Request { priority, ..request(content) }));
+    }
+    // A merged request of a better priority hastens the task that is waiting.
+    pool.step(at(0), Event::Submit(Request { priority: -2, ..request("c") }));
+    let mut order = Vec::new();
+    for held in 1..=4 {
+        for effect in pool.step(at(0), finish(1, held, Verdict::Answer("ok"))) {
+            if let Effect::Lease { task, .. } = effect {
+                order.push(task.0);
+            }
+        }
+    }
+    assert_eq!(order, [3, 4, 2]);
+}
+
+#[test]
+fn a_full_pool_declines() {
+    let mut pool = pool();
+    for content in ["a", "b", "c", "d"] {
+        pool.step(at(0), Event::Submit(request(content)));
+    }
+    let effects = pool.step(at(0), Event::Submit(request("e")));
+    assert_eq!(effects, [Effect::Declined(Outcome::Full { limit: 4 })]);
+}
+
+#[test]
+fn a_lost_helper_s_task_goes_to_another() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), attach(2, "venus", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    let effects = pool.step(at(1), Event::Detach { helper: HelperId(1), reason: "gone".into() });
+    assert_eq!(effects, [Effect::Requeued { task: TaskId(1) }, lease(2, 2, 1)]);
+}
+
+#[test]
+fn a_retry_waits_for_an_untried_helper_but_takes_the_tried_one_when_alone() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(0), attach(2, "venus", 1));
+    pool.step(at(0), Event::Submit(request("b")));
+    // Venus is busy with b; mars failed a and must not get it back while venus is there.
+    let effects = pool.step(at(1), finish(1, 1, Verdict::Retry("disk full".into())));
+    assert_eq!(effects, [Effect::Requeued { task: TaskId(1) }]);
+    let effects = pool.step(at(1), Event::Detach { helper: HelperId(2), reason: "gone".into() });
+    // Both have failed one task now; a has mars left, b may have mars too, after a.
+    assert_eq!(effects, [Effect::Requeued { task: TaskId(2) }, lease(1, 3, 1)]);
+}
+
+#[test]
+fn attempts_end() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(0), finish(1, 1, Verdict::Retry("x".into())));
+    pool.step(at(0), finish(1, 2, Verdict::Retry("x".into())));
+    let last = "helper mars: x".to_string();
+    let effects = pool.step(at(0), finish(1, 3, Verdict::Retry("x".into())));
+    assert_eq!(effects, [answer(1, Outcome::Exhausted { attempts: 3, last })]);
+}
+
+#[test]
+fn without_any_helper_a_task_waits_a_little() {
+    let mut pool = pool();
+    assert_eq!(pool.step(at(0), Event::Submit(request("a"))), [accepted(1)]);
+    assert_eq!(pool.next_deadline(), Some(at(5)));
+    assert_eq!(pool.step(at(5), Event::Tick), [answer(1, Outcome::NoHelper)]);
+    pool.step(at(6), Event::Submit(request("a")));
+    assert_eq!(pool.step(at(10), attach(1, "mars", 1)), [lease(1, 1, 2)]);
+}
+
+#[test]
+fn a_task_that_no_helper_can_run_fails_at_once_with_the_reason() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    let windows = Request { properties: properties(&[("OSFamily", "windows")]), ..request("a") };
+    let effects = pool.step(at(0), Event::Submit(windows));
+    let [Effect::Declined(Outcome::Unmatched(why))] = &effects[..] else { panic!("{effects:?}") };
+    assert!(why.contains("OSFamily=windows") && why.contains("mars has OSFamily=linux"), "{why}");
+}
+
+#[test]
+fn a_task_whose_only_helper_left_waits_then_says_why() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    let sun = Event::Attach {
+        helper: HelperId(2),
+        name: "sun".into(),
+        slots: 1,
+        properties: properties(&[("OSFamily", "solaris")]),
+    };
+    pool.step(at(0), sun);
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(1), Event::Detach { helper: HelperId(1), reason: "gone".into() });
+    pool.step(at(4), Event::Report { helper: HelperId(2), report: Report::default() });
+    let effects = pool.step(at(6), Event::Tick);
+    assert!(matches!(&effects[..], [Effect::Answer { outcome: Outcome::Unmatched(_), .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_silent_helper_is_lost_and_a_heard_one_is_not() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(8), Event::Report { helper: HelperId(1), report: Report::default() });
+    assert_eq!(pool.step(at(10), Event::Tick), []);
+    let effects = pool.step(at(17), Event::Tick);
+    let reason = "not heard for 9000 ms".to_string();
+    assert_eq!(
+        effects,
+        [Effect::Close { helper: HelperId(1), reason }, Effect::Requeued { task: TaskId(1) }]
+    );
+    let views = pool.helpers(at(17));
+    assert_eq!((views.len(), views[0].online, views[0].silent_for), (1, false, at(9)));
+}
+
+#[test]
+fn an_expired_lease_holds_its_slot_until_the_helper_confirms() {
+    let mut limits = limits();
+    limits.silence = at(1000);
+    let mut pool: TestPool = Pool::new(limits);
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    let cancel = Effect::Cancel { helper: HelperId(1), lease: LeaseId(1) };
+    let effects = pool.step(at(160), Event::Tick);
+    assert_eq!(effects, [cancel, Effect::Requeued { task: TaskId(1) }]);
+    let effects = pool.step(at(161), finish(1, 1, Verdict::Answer("too late")));
+    assert_eq!(effects, [lease(1, 2, 1)]);
+}
+
+#[test]
+fn a_cancelled_lease_frees_its_slot_in_the_end() {
+    let mut limits = limits();
+    limits.silence = at(1000);
+    let mut pool: TestPool = Pool::new(limits);
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(0), Event::Leave { task: TaskId(1) });
+    let cancel = Effect::Cancel { helper: HelperId(1), lease: LeaseId(1) };
+    assert_eq!(pool.step(at(10), Event::Tick), [cancel, Effect::Forgotten { task: TaskId(1) }]);
+    assert_eq!(pool.step(at(11), Event::Submit(request("b"))), [accepted(2)]);
+    assert_eq!(pool.step(at(20), Event::Tick), [lease(1, 2, 2)]);
+}
+
+#[test]
+fn a_watcher_that_comes_back_in_time_keeps_the_task() {
+    let mut pool = pool();
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(1), Event::Leave { task: TaskId(1) });
+    pool.step(at(8), Event::Report { helper: HelperId(1), report: Report::default() });
+    pool.step(at(8), Event::Join { task: TaskId(1) });
+    assert_eq!(pool.step(at(12), Event::Tick), []);
+    assert_eq!(pool.live_tasks(), 1);
+}
+
+#[test]
+fn answers_to_leases_of_others_are_ignored() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), attach(2, "venus", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    assert_eq!(pool.step(at(0), finish(2, 1, Verdict::Answer("forged"))), []);
+    assert_eq!(pool.step(at(0), finish(1, 77, Verdict::Answer("forged"))), []);
+    assert_eq!(pool.live_tasks(), 1);
+}
+
+#[test]
+fn a_second_helper_of_a_name_replaces_the_first() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    let effects = pool.step(at(0), attach(2, "mars", 1));
+    let reason = "another helper named mars took its place".to_string();
+    assert_eq!(
+        effects,
+        [Effect::Close { helper: HelperId(1), reason }, Effect::Requeued { task: TaskId(1) }, lease(2, 2, 1)]
+    );
+}
+
+#[test]
+fn helpers_beyond_the_limit_are_closed() {
+    let mut pool = pool();
+    for id in 1..=3 {
+        assert_eq!(pool.step(at(0), attach(id, &format!("h{id}"), 1)), []);
+    }
+    assert!(matches!(pool.step(at(0), attach(4, "h4", 1))[..], [Effect::Close { helper: HelperId(4), .. }]));
+}
+
+#[test]
+fn work_spreads_over_helpers_by_their_size() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "big", 3));
+    pool.step(at(0), attach(2, "small", 1));
+    let mut placed = Vec::new();
+    for content in ["a", "b", "c", "d"] {
+        for effect in pool.step(at(0), Event::Submit(request(content))) {
+            if let Effect::Lease { helper, .. } = effect {
+                placed.push(helper.0);
+            }
+        }
+    }
+    assert_eq!(placed, [1, 2, 1, 1]);
+}

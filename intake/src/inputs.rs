@@ -1,0 +1,83 @@
+//! The inputs of one compile with their content: what was observed, hashed, and guarded against files that change
+//! under the compiler's hands.
+
+use std::path::{Path, PathBuf};
+
+use dbuild_compilers::Mentions;
+use dbuild_proto::Digest;
+
+use crate::error::Doubt;
+use crate::files::FileTable;
+use crate::listings::gone;
+use crate::observe::{Absent, Observed};
+use crate::start::Start;
+
+/// One regular file that a compile reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Absolute, as the compiler spelled it.
+    pub path: PathBuf,
+    pub digest: Digest,
+    pub executable: bool,
+}
+
+/// Everything outside the toolchain that a compile depends on. Order as in [`Observed`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inputs {
+    pub files: Vec<Input>,
+    pub absent: Vec<Absent>,
+    pub directories: Vec<PathBuf>,
+    /// What any of the files mentions.
+    pub mentions: Mentions,
+    /// As [`Observed::programs`]: if there are any, the compile must not leave this machine.
+    pub programs: Vec<PathBuf>,
+}
+
+impl Inputs {
+    /// Hashes what was observed. `start` is when the compile (or the run that found its inputs) began; best is
+    /// [`Start::after`] its source.
+    ///
+    /// # Errors
+    /// [`Doubt::TooNew`] when a file may have changed after the compiler read it: ccache's rule, by which a result is
+    /// not remembered when an input is as new as the compile.
+    pub fn gather(observed: &Observed, files: &FileTable, start: impl Into<Start>) -> Result<Inputs, Doubt> {
+        let start = start.into();
+        let mut inputs = Inputs {
+            files: Vec::with_capacity(observed.files.len()),
+            absent: observed.absent.clone(),
+            directories: observed.directories.clone(),
+            mentions: Mentions::default(),
+            programs: observed.programs.clone(),
+        };
+        for path in &observed.files {
+            inputs.push(path, files, start)?;
+        }
+        Ok(inputs)
+    }
+
+    /// Adds one more file, such as one that a flag names (`Task::extra_inputs`). Twice the same is once.
+    pub fn add(&mut self, path: &Path, files: &FileTable, start: impl Into<Start>) -> Result<(), Doubt> {
+        if self.files.iter().any(|input| input.path == path) {
+            return Ok(());
+        }
+        self.push(path, files, start.into())
+    }
+
+    fn push(&mut self, path: &Path, files: &FileTable, start: Start) -> Result<(), Doubt> {
+        let facts = files.facts(path).map_err(|error| match error {
+            error if gone(&error) => Doubt::Gone(path.to_path_buf()),
+            error if error.kind() == std::io::ErrorKind::InvalidInput => Doubt::Special(path.to_path_buf()),
+            error => Doubt::Io(error),
+        })?;
+        if start.may_have_changed(&facts.signature) {
+            return Err(Doubt::TooNew(path.to_path_buf()));
+        }
+        self.mentions = self.mentions.union(facts.mentions);
+        self.files.push(Input {
+            path: path.to_path_buf(),
+            digest: facts.digest,
+            executable: facts.executable,
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! The near manifests: what a command read when it ran before, and what came of it. If all of that still holds, the
+//! answer stands.
+//!
+//! A manifest is found by the [`RecallKey`] of the command, which knows nothing of files; its entries, newest first,
+//! each list files with digests, names that were absent, directories that were there, and the outcome. What a
+//! manifest says is checked like anything else that comes from a disk: a bad one is no manifest.
+//! This module does not know whether an outcome's blobs are still in the store; its caller says.
+
+mod key;
+mod manifest;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use dbuild_cache::{CacheError, Store};
+use dbuild_proto::Digest;
+use dbuild_proto::record::{AbsentNames, FileSeen, ManifestEntry, TaskOutcome};
+
+pub use key::{KeyParts, RecallKey};
+
+use crate::files::FileTable;
+use crate::inputs::Inputs;
+use crate::listings::{DirTable, Presence, gone};
+
+/// How many different sets of inputs are remembered of one command: enough for branches that come and go.
+pub const MAX_ENTRIES: usize = 16;
+
+/// What is known of a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recalled {
+    /// An entry of which everything holds.
+    Hit(TaskOutcome),
+    /// Never seen (or only in a manifest that cannot be read).
+    Unknown,
+    /// Seen, but nothing holds; what changed against the newest entry.
+    Changed(Change),
+}
+
+/// The first thing in which the world differs from an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Another content.
+    File(PathBuf),
+    /// Was there, or was readable, and is not now.
+    FileGone(PathBuf),
+    /// Was looked for and not there.
+    Appeared(PathBuf),
+    DirectoryGone(PathBuf),
+    /// Everything holds, but the caller could not use the outcome (its blobs were evicted).
+    Unusable,
+}
+
+impl fmt::Display for Change {
+    /// A fragment that says what happened: `foo.h changed`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::File(path) => write!(f, "{} changed", path.display()),
+            Change::FileGone(path) => write!(f, "{} is gone", path.display()),
+            Change::Appeared(path) => write!(f, "{} is new", path.display()),
+            Change::DirectoryGone(path) => write!(f, "the directory {} is gone", path.display()),
+            Change::Unusable => write!(f, "its result was evicted from the cache"),
+        }
+    }
+}
+
+/// Looks for an entry of `key` of which everything holds, newest first. `usable` says whether an outcome can be
+/// given as an answer: whether its blobs are there.
+///
+/// # Errors
+/// The store's. What is wrong with a manifest is no error.
+pub fn recall(
+    store: &Store,
+    key: &RecallKey,
+    files: &FileTable,
+    directories: &DirTable,
+    usable: &dyn Fn(&TaskOutcome) -> bool,
+) -> Result<Recalled, CacheError> {
+    let Some(bytes) = store.action(&key.0)? else { return Ok(Recalled::Unknown) };
+    let mut newest = None;
+    for entry in manifest::entries(&bytes).take(MAX_ENTRIES) {
+        let change = match compare(&entry, files, directories) {
+            Some(change) => change,
+            None => match entry.outcome {
+                Some(outcome) if usable(&outcome) => return Ok(Recalled::Hit(outcome)),
+                _ => Change::Unusable,
+            },
+        };
+        newest.get_or_insert(change);
+    }
+    Ok(newest.map_or(Recalled::Unknown, Recalled::Changed))
+}
+
+/// Remembers what came of a command: a new entry, first of the manifest. Two processes that do so at once lose one
+/// of the two entries, and a later run makes it again.
+pub fn remember(
+    store: &Store,
+    key: &RecallKey,
+    inputs: &Inputs,
+    outcome: TaskOutcome,
+) -> Result<(), CacheError> {
+    let entry = entry(inputs, outcome);
+    let before = store.action(&key.0)?.unwrap_or_default();
+    let same = |old: &ManifestEntry| {
+        old.files == entry.files && old.absent == entry.absent && old.directories == entry.directories
+    };
+    let others: Vec<_> = manifest::entries(&before).filter(|old| !same(old)).take(MAX_ENTRIES - 1).collect();
+    store.put_action(&key.0, &manifest::encode(&entry, &others, dbuild_cache::MAX_ACTION_VALUE))
+}
+
+/// Forgets all entries of a command.
+pub fn forget(store: &Store, key: &RecallKey) -> Result<(), CacheError> {
+    store.remove_action(&key.0)
+}
+
+fn entry(inputs: &Inputs, outcome: TaskOutcome) -> ManifestEntry {
+    let bytes = |path: &OsStr| path.as_bytes().to_vec();
+    let file = |input: &crate::inputs::Input| FileSeen {
+        path: bytes(input.path.as_os_str()),
+        blob: Some(input.digest.into()),
+    };
+    let absent = |absent: &crate::observe::Absent| AbsentNames {
+        directory: bytes(absent.directory.as_os_str()),
+        names: absent.names.iter().map(|name| bytes(name)).collect(),
+    };
+    ManifestEntry {
+        files: inputs.files.iter().map(file).collect(),
+        absent: inputs.absent.iter().map(absent).collect(),
+        directories: inputs.directories.iter().map(|path| bytes(path.as_os_str())).collect(),
+        outcome: Some(outcome),
+    }
+}
+
+/// The first difference between the world and a (checked) entry.
+fn compare(entry: &ManifestEntry, files: &FileTable, directories: &DirTable) -> Option<Change> {
+    for seen in &entry.files {
+        let path = path(&seen.path);
+        let Ok(facts) = files.facts(path) else { return Some(Change::FileGone(path.to_path_buf())) };
+        if seen.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok()) != Some(facts.digest) {
+            return Some(Change::File(path.to_path_buf()));
+        }
+    }
+    for absent in &entry.absent {
+        let directory = path(&absent.directory);
+        let names = absent.names.iter().map(|name| OsStr::from_bytes(name));
+        match directories.first_present(directory, names) {
+            Ok(None) => {}
+            Ok(Some((_, Presence::NoDirectory))) => {
+                return Some(Change::DirectoryGone(directory.to_path_buf()));
+            }
+            Ok(Some((name, _))) => return Some(Change::Appeared(directory.join(name))),
+            Err(error) if gone(&error) => return Some(Change::DirectoryGone(directory.to_path_buf())),
+            // What cannot be looked at may be there.
+            Err(_) => return Some(Change::Appeared(directory.to_path_buf())),
+        }
+    }
+    let missing =
+        entry.directories.iter().map(|bytes| path(bytes)).find(|path| !directories.is_directory(path));
+    missing.map(|path| Change::DirectoryGone(path.to_path_buf()))
+}
+
+fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}

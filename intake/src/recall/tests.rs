@@ -1,0 +1,150 @@
+//! Manifests over real files and a real store: when an answer stands, and what is said when it does not.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::time::{Duration, SystemTime};
+
+use dbuild_cache::{ActionKey, StoreConfig};
+use dbuild_proto::DigestFunction;
+use dbuild_proto::record::OutputFile;
+use fs_err as fs;
+
+use super::*;
+use crate::observe::{Absent, Observed};
+
+fn late() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(60)
+}
+
+const KEY: RecallKey = RecallKey(ActionKey([7; 32]));
+
+struct World {
+    place: tempfile::TempDir,
+    store: Store,
+    files: FileTable,
+    directories: DirTable,
+}
+
+impl World {
+    /// `a.c`, `a.h`, and a directory `early` that is looked into before; nothing in it.
+    fn new() -> World {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path();
+        fs::create_dir(at.join("early")).unwrap();
+        fs::write(at.join("a.c"), "#include <a.h>").unwrap();
+        fs::write(at.join("a.h"), "1").unwrap();
+        let store = Store::open(StoreConfig { dir: at.join("store"), max_bytes: 1 << 30 }).unwrap();
+        World { store, files: FileTable::new(100, late), directories: DirTable::new(100, late), place }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn inputs(&self) -> Inputs {
+        let observed = Observed {
+            files: vec![self.at("a.c"), self.at("a.h")],
+            absent: vec![Absent { directory: self.at("early"), names: vec![OsString::from("a.h")] }],
+            directories: vec![self.at("early")],
+            ..Observed::default()
+        };
+        Inputs::gather(&observed, &self.files, late()).unwrap()
+    }
+
+    fn remember(&self, run_ms: u64) {
+        remember(&self.store, &KEY, &self.inputs(), outcome(run_ms)).unwrap();
+    }
+
+    fn recall(&self) -> Recalled {
+        recall(&self.store, &KEY, &self.files, &self.directories, &|_| true).unwrap()
+    }
+}
+
+fn outcome(run_ms: u64) -> TaskOutcome {
+    let blob = Some(DigestFunction::Blake3.digest(b"object").into());
+    let object = OutputFile { path: b"/b/a.o".to_vec(), blob, executable: false };
+    TaskOutcome { outputs: vec![object], run_ms, ..TaskOutcome::default() }
+}
+
+#[test]
+fn an_answer_stands_while_everything_holds() {
+    let world = World::new();
+    assert_eq!(world.recall(), Recalled::Unknown);
+    world.remember(1);
+    assert_eq!(world.recall(), Recalled::Hit(outcome(1)));
+    // Not by its times: the same content is the same answer.
+    fs::write(world.at("a.h"), "1").unwrap();
+    assert_eq!(world.recall(), Recalled::Hit(outcome(1)));
+}
+
+#[test]
+fn every_change_is_seen_and_told() {
+    type Case = (fn(&World), &'static str, fn(PathBuf) -> Change);
+    let cases: [Case; 5] = [
+        (|world| fs::write(world.at("a.h"), "2").unwrap(), "a.h", Change::File),
+        (|world| fs::remove_file(world.at("a.h")).unwrap(), "a.h", Change::FileGone),
+        (|world| fs::write(world.at("early/a.h"), "").unwrap(), "early/a.h", Change::Appeared),
+        (|world| fs::create_dir(world.at("early/a.h")).unwrap(), "early/a.h", Change::Appeared),
+        (|world| fs::remove_dir(world.at("early")).unwrap(), "early", Change::DirectoryGone),
+    ];
+    for (act, name, change) in cases {
+        let world = World::new();
+        world.remember(1);
+        act(&world);
+        assert_eq!(world.recall(), Recalled::Changed(change(world.at(name))));
+    }
+}
+
+#[test]
+fn earlier_states_are_remembered_too() {
+    let world = World::new();
+    for i in 0..20 {
+        fs::write(world.at("a.h"), format!("{i}")).unwrap();
+        world.remember(i);
+    }
+    for i in [19, 10, 4] {
+        fs::write(world.at("a.h"), format!("{i}")).unwrap();
+        assert_eq!(world.recall(), Recalled::Hit(outcome(i)));
+    }
+    fs::write(world.at("a.h"), "3").unwrap();
+    assert_eq!(world.recall(), Recalled::Changed(Change::File(world.at("a.h"))));
+}
+
+#[test]
+fn the_same_inputs_have_one_entry() {
+    let world = World::new();
+    world.remember(1);
+    world.remember(2);
+    let asked = Cell::new(0);
+    let unusable = |_: &TaskOutcome| {
+        asked.set(asked.get() + 1);
+        false
+    };
+    let recalled = recall(&world.store, &KEY, &world.files, &world.directories, &unusable).unwrap();
+    assert_eq!(recalled, Recalled::Changed(Change::Unusable));
+    assert_eq!(asked.get(), 1);
+    assert_eq!(world.recall(), Recalled::Hit(outcome(2)));
+    forget(&world.store, &KEY).unwrap();
+    assert_eq!(world.recall(), Recalled::Unknown);
+}
+
+#[test]
+fn damaged_manifests_are_none() {
+    let world = World::new();
+    for bytes in [&b""[..], b"\x0a", b"\x0a\xff\xff\xff\xff\x0f", b"garbage", b"\x0a\x02\x08\x01"] {
+        world.store.put_action(&KEY.0, bytes).unwrap();
+        assert_eq!(world.recall(), Recalled::Unknown);
+    }
+    world.remember(1);
+    assert_eq!(world.recall(), Recalled::Hit(outcome(1)));
+}
+
+#[test]
+fn files_as_new_as_the_compile_are_not_remembered() {
+    use crate::Doubt;
+    let world = World::new();
+    let observed = Observed { files: vec![world.at("a.c")], ..Observed::default() };
+    let started = SystemTime::now() - Duration::from_secs(1);
+    let doubt = Inputs::gather(&observed, &world.files, started).unwrap_err();
+    assert!(matches!(doubt, Doubt::TooNew(path) if path == world.at("a.c")));
+}
