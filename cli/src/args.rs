@@ -1,0 +1,223 @@
+//! The command line. Words that are not dbuild's own begin a build command.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::EXIT_FAILURE;
+
+/// Put one word before a build command and it gets faster.
+///
+/// `dbuild make -j8`, `dbuild ninja`, `dbuild cmake --build b`: compiler calls inside the command are answered from
+/// a cache, run on helper machines, or run here. The exit code is the command's own; 125, 126 and 127 are dbuild's,
+/// as with env(1).
+#[derive(Debug, Parser)]
+#[command(
+    name = "dbuild",
+    version,
+    override_usage = "dbuild <COMMAND…>\n       dbuild run -- <COMMAND…>\n       dbuild <SUBCOMMAND> [OPTIONS]"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a build command explicitly (for commands that are named like a subcommand)
+    Run(Run),
+    /// Serve a pool: cache, queue and leases, over the Remote Execution API
+    Coordinator(Coordinator),
+    /// Run actions for a coordinator on this machine
+    Helper(Helper),
+    /// Start a coordinator and helpers on this machine, for a first look
+    Up(Up),
+    /// Stop what `dbuild up` started
+    Down,
+    /// Counters of this user's initiator and cache
+    Stats(Stats),
+    /// The pool: who is on, what they report
+    Helpers(Json),
+    /// Look at or empty this user's cache
+    #[command(subcommand)]
+    Cache(Cache),
+    /// Explain where an output came from, and why
+    Why(Why),
+    /// Check this machine and say what to mend
+    Doctor,
+    /// End this user's initiator (the next build starts a new one)
+    Stop,
+    /// The background process behind the builds of one user
+    #[command(hide = true)]
+    Initiator,
+    /// Becomes an action inside its sandbox
+    #[command(hide = true)]
+    SandboxExec,
+    /// A build command
+    #[command(external_subcommand)]
+    Build(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The build command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Coordinator {
+    /// Address and port to listen on; port 0 takes a free one, which is printed
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8980")]
+    pub listen: SocketAddr,
+    /// Directory of the shared store
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Limit of the shared store
+    #[arg(long, value_name = "BYTES", default_value = "50G", value_parser = parse_size)]
+    pub max_size: u64,
+    /// The digest function of clients that name none
+    #[arg(long, value_enum, default_value = "sha256")]
+    pub default_digest_function: DigestFunction,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DigestFunction {
+    Blake3,
+    Sha256,
+}
+
+#[derive(Debug, Args)]
+pub struct Helper {
+    /// URL of the coordinator, for example http://10.0.0.1:8980
+    #[arg(long, value_name = "URL")]
+    pub coordinator: String,
+    /// Name in the pool (default: the host's name)
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Actions at a time (default: the number of processors)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: Option<u32>,
+    /// Directory of the helper's store
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Limit of the helper's store
+    #[arg(long, value_name = "BYTES", default_value = "20G", value_parser = parse_size)]
+    pub max_size: u64,
+    /// `auto` runs actions in namespaces without network; `none` trusts them
+    #[arg(long, value_enum, default_value = "auto")]
+    pub sandbox: Sandbox,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sandbox {
+    Auto,
+    None,
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// How many helpers
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub helpers: u32,
+    /// Slots of each helper (default: the processors divided among them)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Set every counter to zero (after printing them)
+    #[arg(long)]
+    pub zero: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Json {
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cache {
+    /// Where the cache is and how full
+    Info(Json),
+    /// Remove the least recently used entries beyond the limit
+    Gc {
+        /// Keep at most this much (default: the configured limit)
+        #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+        keep: Option<u64>,
+    },
+    /// Remove everything
+    Clear,
+}
+
+#[derive(Debug, Args)]
+pub struct Why {
+    /// A file that a compiler wrote
+    pub output: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads a command line; usage errors and `--help` are printed here and give the exit code.
+pub fn parse(argv: Vec<OsString>) -> Result<Command, ExitCode> {
+    Cli::try_parse_from(argv).map(|cli| cli.command).map_err(|error| {
+        // Help and version go to stdout with code 0; a closed stdout is nobody's error.
+        let _ = error.print();
+        if error.use_stderr() { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS }
+    })
+}
+
+/// Bytes with an optional binary suffix K, M, G or T.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is not a size: use bytes or a number with K, M, G or T");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        _ => return Err(bad()),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("5G"), Ok(5 << 30));
+        assert_eq!(parse_size("10MiB"), Ok(10 << 20));
+        for bad in ["", "G", "1.5G", "-1", "99999999999T", "1X"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_build_command_keeps_its_own_flags() {
+        let argv = ["dbuild", "make", "-j8", "--", "-k"].map(OsString::from).to_vec();
+        match parse(argv) {
+            Ok(Command::Build(words)) => assert_eq!(words, ["make", "-j8", "--", "-k"]),
+            other => panic!("{other:?}"),
+        }
+        let argv = ["dbuild", "run", "--", "stop", "--json"].map(OsString::from).to_vec();
+        match parse(argv) {
+            Ok(Command::Run(run)) => assert_eq!(run.command, ["stop", "--json"]),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `dbuild coordinator`: serves a pool until it is asked to stop.
+
+use std::process::ExitCode;
+
+use dbuild_coordinator::{CoordinatorConfig, serve};
+
+use crate::args::{Coordinator, DigestFunction};
+use crate::error::{CliError, Context, Result};
+
+pub fn run(args: Coordinator) -> Result<ExitCode> {
+    super::log_to_stderr();
+    fs_err::create_dir_all(&args.data).context("make the data directory")?;
+    let default_digest_function = match args.default_digest_function {
+        DigestFunction::Blake3 => dbuild_proto::DigestFunction::Blake3,
+        DigestFunction::Sha256 => dbuild_proto::DigestFunction::Sha256,
+    };
+    super::server_runtime()?.block_on(async {
+        let listener = tokio::net::TcpListener::bind(args.listen).await.map_err(|error| {
+            let message = format!("failed to listen on {}: {error}", args.listen);
+            match error.kind() {
+                std::io::ErrorKind::AddrInUse => CliError::new(message)
+                    .hint("Another process has this port; choose another with --listen ADDR:PORT (port 0 takes a free one)."),
+                _ => CliError::new(message),
+            }
+        })?;
+        let address = listener.local_addr().context("read the address")?;
+        super::print(&format!("dbuild coordinator listening on http://{address}\n"))?;
+        let config =
+            CoordinatorConfig { default_digest_function, ..CoordinatorConfig::new(args.data, args.max_size) };
+        serve(listener, config, super::asked_to_stop()).await.context("serve")?;
+        Ok(ExitCode::SUCCESS)
+    })
+}

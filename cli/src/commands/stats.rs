@@ -1,0 +1,69 @@
+//! `dbuild stats [--json] [--zero]`: counters of this user's initiator and cache.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use crate::args::Stats;
+use crate::config::Config;
+use crate::error::{Context, Result};
+use crate::initiator::{Answer, Client, Request};
+use crate::record::Counters;
+
+pub fn run(args: &Stats, config: &Config) -> Result<ExitCode> {
+    let file = config.data_dir.records().join("stats.json");
+    let runtime = super::small_runtime()?;
+    let (counters, pid) = runtime.block_on(async {
+        let client = Client::connect(&config.data_dir).await.context("reach the initiator")?;
+        let Some(mut client) = client else {
+            let counters = Counters::load(&file);
+            if args.zero && file.exists() {
+                Counters::default().save(&file).context("reset the counters")?;
+            }
+            return Ok((counters, None));
+        };
+        let Answer::Stats { counters, pid } =
+            client.ask(&Request::Stats).await.context("ask the initiator")?
+        else {
+            return Err(crate::error::CliError::new("the initiator gave an answer that does not fit"));
+        };
+        if args.zero {
+            client.ask(&Request::Zero).await.context("reset the counters")?;
+        }
+        Ok((*counters, Some(pid)))
+    })?;
+    let text = if args.json {
+        serde_json::to_string(&counters).context("write JSON")? + "\n"
+    } else {
+        describe(&counters, pid)
+    };
+    super::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(counters: &Counters, pid: Option<u32>) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<22}{value}");
+    };
+    row("tasks", counters.tasks.to_string());
+    row("hits, own cache", counters.hits_local.to_string());
+    row("hits, pool's cache", counters.hits_shared.to_string());
+    row("on helpers", counters.remote.to_string());
+    row("here", counters.local.to_string());
+    row("not cacheable", counters.uncacheable.to_string());
+    row("fell back", counters.fallbacks.to_string());
+    row("ended with an error", counters.errors.to_string());
+    row("bytes sent", counters.bytes_sent.to_string());
+    row("bytes received", counters.bytes_received.to_string());
+    row("initiator", pid.map_or("not running".to_owned(), |pid| format!("process {pid}")));
+    if !counters.reasons.is_empty() {
+        let _ = writeln!(out, "reasons:");
+        let mut reasons: Vec<_> = counters.reasons.iter().collect();
+        reasons.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
+        for (reason, count) in reasons {
+            let _ = writeln!(out, "{count:>8}  {reason}");
+        }
+    }
+    out
+}

@@ -1,0 +1,88 @@
+//! How `dbuild` talks to its initiator: one JSON object per line, one answer per request.
+//!
+//! Both ends are of the same build (the socket's directory is named after it), so the format carries no version.
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use crate::record::{Counters, Event, Tally};
+
+use super::Initiator;
+
+/// The longest request or answer, in bytes.
+const MAX_LINE: u64 = 16 * 1024 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    Begin { session: String },
+    End { session: String },
+    Stats,
+    Zero,
+    Stop,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Ok,
+    Tally(Box<Tally>),
+    Stats { counters: Box<Counters>, pid: u32 },
+}
+
+/// Serves one connection until the other side closes it.
+pub async fn serve(initiator: &Initiator, stream: UnixStream) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read_line(&mut stream).await? {
+        let answer = match request {
+            Request::Begin { session } => {
+                initiator.record(Event::SessionBegin(session));
+                Answer::Ok
+            }
+            Request::End { session } => {
+                let (reply, tally) = oneshot::channel();
+                initiator.record(Event::SessionEnd(session, reply));
+                Answer::Tally(Box::new(tally.await.unwrap_or_default()))
+            }
+            Request::Stats => {
+                let (reply, counters) = oneshot::channel();
+                initiator.record(Event::Counters(reply));
+                let counters = Box::new(counters.await.unwrap_or_default());
+                Answer::Stats { counters, pid: std::process::id() }
+            }
+            Request::Zero => {
+                initiator.record(Event::Zero);
+                Answer::Ok
+            }
+            Request::Stop => {
+                initiator.stop();
+                Answer::Ok
+            }
+        };
+        write_line(&mut stream, &answer).await?;
+    }
+    Ok(())
+}
+
+/// Sends one request and waits for its answer.
+pub async fn ask(stream: &mut BufReader<UnixStream>, request: &Request) -> std::io::Result<Answer> {
+    write_line(stream, request).await?;
+    read_line(stream).await?.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+}
+
+async fn write_line<T: Serialize>(stream: &mut BufReader<UnixStream>, value: &T) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    stream.write_all(&line).await
+}
+
+async fn read_line<T: for<'a> Deserialize<'a>>(
+    stream: &mut BufReader<UnixStream>,
+) -> std::io::Result<Option<T>> {
+    let mut line = Vec::new();
+    let read = stream.take(MAX_LINE).read_until(b'\n', &mut line).await?;
+    if read == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_slice(&line)?))
+}

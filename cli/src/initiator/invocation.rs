@@ -1,0 +1,335 @@
+//! One compiler call, from the shim's first frame to its last: plan, tasks, link, answer.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dbuild_compilers::{Call, FileKind, Files, Link, Plan, Reason, Task, analyse, driver_spoke};
+use dbuild_intake::{Toolchain, ToolchainRequest};
+use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Run, ToShim};
+use futures_util::future::join_all;
+use tokio::net::UnixStream;
+
+use super::Initiator;
+use super::connection::Connection;
+use super::local;
+use super::task::{self, Answered, Here, Verdict};
+use crate::config::processors;
+use crate::record::{Event, Placement, TaskEnd};
+
+/// One call, and what its environment says about where its tasks may go.
+pub struct Context {
+    pub initiator: Arc<Initiator>,
+    pub invoke: Invoke,
+    pub session: String,
+    /// URL of the pool, if this build has one.
+    pub coordinator: Option<String>,
+    pub local_slots: u32,
+}
+
+impl Context {
+    fn new(initiator: Arc<Initiator>, invoke: Invoke) -> Self {
+        let variable = |name: &str| {
+            let found = invoke.env.iter().rev().find(|(variable, _)| variable == OsStr::new(name));
+            found.and_then(|(_, value)| value.to_str()).filter(|value| !value.is_empty())
+        };
+        let session = invoke.session.to_string_lossy().into_owned();
+        let coordinator = variable("DBUILD_COORDINATOR").map(str::to_owned);
+        let local_slots = variable("DBUILD_LOCAL_SLOTS").and_then(|text| text.parse().ok());
+        let local_slots = local_slots.unwrap_or(initiator.config.local_slots);
+        Context { initiator, invoke, session, coordinator, local_slots }
+    }
+
+    /// The absolute form of a path as the call spelled it; links and `..` stay in it.
+    pub fn absolute(&self, path: &std::path::Path) -> PathBuf {
+        self.invoke.cwd.join(path)
+    }
+
+    /// How many may run here at a time of what cannot run elsewhere.
+    pub fn slots_for_local_work(&self) -> u32 {
+        if self.local_slots == 0 { processors() } else { self.local_slots }
+    }
+
+    /// How many compiles may run here at a time; with a pool, 0 means "only what must".
+    fn slots_for_compiles(&self) -> u32 {
+        match (&self.coordinator, self.local_slots) {
+            (None, 0) => processors(),
+            (_, slots) => slots.max(1),
+        }
+    }
+
+    /// `program argv…` as a child of the shim.
+    pub fn command(&self, args: Vec<OsString>, trace: Option<PathBuf>) -> Command {
+        Command {
+            program: self.invoke.compiler_path.clone(),
+            argv: self.invoke.argv.first().cloned().into_iter().chain(args).collect(),
+            env: self.invoke.env.clone(),
+            cwd: self.invoke.cwd.clone(),
+            trace,
+        }
+    }
+
+    /// The event for something that ran here and of which nothing is kept.
+    pub fn ran_here(&self, reason: String, uncacheable: Option<String>) -> TaskEnd {
+        TaskEnd {
+            session: self.session.clone(),
+            placement: Placement::Local,
+            reason,
+            helper: None,
+            uncacheable,
+            fault: None,
+            exit_code: 0,
+            sent: 0,
+            received: 0,
+            run_ms: 0,
+            outputs: Vec::new(),
+            key: Vec::new(),
+            miss: None,
+        }
+    }
+}
+
+/// Serves one shim.
+pub async fn serve(initiator: &Arc<Initiator>, stream: UnixStream) -> io::Result<()> {
+    let mut connection = Connection::new(stream);
+    let Some(FromShim::Invoke(invoke)) = connection.receive().await? else {
+        return Ok(());
+    };
+    let context = Arc::new(Context::new(initiator.clone(), invoke));
+    let planned = {
+        let context = context.clone();
+        blocking(move || plan(&context)).await?
+    };
+    match planned {
+        Planned::Local(reason, slot) => exec(&context, &mut connection, &reason, slot).await,
+        Planned::Tasks(toolchain, tasks, then) => {
+            run_tasks(&context, &mut connection, toolchain, tasks, then).await
+        }
+    }
+}
+
+enum Planned {
+    /// Run the call as it is, for this reason; whether it needs a slot.
+    Local(String, bool),
+    Tasks(Arc<Toolchain>, Vec<Task>, Option<Link>),
+}
+
+fn plan(context: &Context) -> Planned {
+    let invoke = &context.invoke;
+    let compiler = context.absolute(&invoke.compiler_path);
+    let request = ToolchainRequest { compiler: &compiler, env: &invoke.env };
+    let toolchain = match context.initiator.toolchains.get(request) {
+        Ok(toolchain) => toolchain,
+        Err(error) => {
+            tracing::info!(%error, "a compiler was not understood");
+            return Planned::Local("compiler unknown to dbuild".to_owned(), true);
+        }
+    };
+    if !toolchain.traceable {
+        return Planned::Local("statically linked compiler".to_owned(), true);
+    }
+    let call = Call {
+        argv: &invoke.argv,
+        cwd: &invoke.cwd,
+        env: &invoke.env,
+        umask: invoke.umask,
+        stderr_tty: invoke.stderr_tty,
+    };
+    match analyse(&call, &toolchain.info, &Disk) {
+        // What reads a pipe may wait for another compiler that waits for this slot; queries cost nothing.
+        Plan::Local(reason @ (Reason::ReadsStdin | Reason::Query | Reason::DryRun)) => {
+            Planned::Local(reason.to_string(), false)
+        }
+        Plan::Local(reason) => Planned::Local(reason.to_string(), true),
+        Plan::Tasks { tasks, then } => Planned::Tasks(toolchain, tasks, then),
+    }
+}
+
+/// The shim becomes the real compiler; its end of file tells us that it ended.
+async fn exec(context: &Context, connection: &mut Connection, reason: &str, slot: bool) -> io::Result<()> {
+    let taken = if slot {
+        tokio::select! {
+            taken = context.initiator.slots.take(context.slots_for_local_work()) => Some(taken),
+            () = connection.closed() => return Ok(()),
+        }
+    } else {
+        None
+    };
+    let end = context.ran_here(reason.to_owned(), Some(reason.to_owned()));
+    context.initiator.record(Event::Ended(Box::new(end)));
+    let invoke = &context.invoke;
+    let exec =
+        Exec { program: invoke.compiler_path.clone(), argv: invoke.argv.clone(), env: invoke.env.clone() };
+    connection.send(&ToShim::Exec(exec)).await?;
+    connection.closed().await;
+    drop(taken);
+    Ok(())
+}
+
+async fn run_tasks(
+    context: &Arc<Context>,
+    connection: &mut Connection,
+    toolchain: Arc<Toolchain>,
+    tasks: Vec<Task>,
+    then: Option<Link>,
+) -> io::Result<()> {
+    let split = tasks.len() > 1 || then.is_some();
+    let objects = local::Objects::choose(&context.initiator.config.data_dir.scratch(), &tasks)?;
+    let tasks: Vec<Arc<Task>> = tasks.into_iter().map(Arc::new).collect();
+
+    // What needs no process of the shim's: all tasks at the same time.
+    let asked = tasks.iter().zip(objects.paths()).map(|(work, object)| {
+        task::answer(context.clone(), toolchain.clone(), work.clone(), object.cloned())
+    });
+    let verdicts = tokio::select! {
+        verdicts = join_all(asked) => verdicts,
+        // The build was interrupted: dropping the futures cancels what helpers do for it.
+        () = connection.closed() => return Ok(()),
+    };
+
+    let mut answers: Vec<Option<Answered>> = Vec::with_capacity(verdicts.len());
+    let mut here: Vec<(usize, Here)> = Vec::new();
+    for (index, verdict) in verdicts.into_iter().enumerate() {
+        match verdict {
+            Verdict::Answered(answered) => answers.push(Some(answered)),
+            Verdict::Here(work) => {
+                here.push((index, *work));
+                answers.push(None);
+            }
+        }
+    }
+    if run_here(context, connection, here, &mut answers).await?.is_none() {
+        return Ok(());
+    }
+    let mut answers: Vec<Answered> = answers.into_iter().flatten().collect();
+    let argv0 = context.invoke.argv.first().cloned().unwrap_or_default();
+    if split && answers.iter().any(|answer| driver_spoke(&argv0, &answer.stderr)) {
+        // The driver would have said it once, and not once for each part.
+        return exec(context, connection, "the driver has something to say", true).await;
+    }
+    let failed = answers.iter().any(|answer| answer.status != 0);
+    let status = match answers.as_slice() {
+        [only] => only.status,
+        _ if failed => 1 << 8,
+        _ => 0,
+    };
+    let Some(link) = then.filter(|_| !failed) else {
+        return answer(connection, &answers, status).await;
+    };
+    let Some(linked) = run_link(context, connection, link.args_with_objects(&objects.all())).await? else {
+        return Ok(());
+    };
+    let status = linked.status;
+    answers.push(linked);
+    answer(connection, &answers, status).await
+}
+
+/// Prints what every part printed, in the order of the call, and ends the shim.
+async fn answer(connection: &mut Connection, answers: &[Answered], status: i32) -> io::Result<()> {
+    let all = |part: fn(&Answered) -> &[u8]| answers.iter().flat_map(part).copied().collect();
+    let done = Done { stdout: all(|a| &a.stdout), stderr: all(|a| &a.stderr), code: Done::code_of(status) };
+    connection.send(&ToShim::Done(done)).await
+}
+
+/// Runs tasks as children of the shim, as many at a time as there are slots. `None`: the shim is gone.
+async fn run_here(
+    context: &Arc<Context>,
+    connection: &mut Connection,
+    mut waiting: Vec<(usize, Here)>,
+    answers: &mut [Option<Answered>],
+) -> io::Result<Option<()>> {
+    while !waiting.is_empty() {
+        let limit = context.slots_for_compiles();
+        let mut slots = vec![tokio::select! {
+            slot = context.initiator.slots.take(limit) => slot,
+            () = connection.closed() => return Ok(None),
+        }];
+        while slots.len() < waiting.len() {
+            match context.initiator.slots.try_take(limit) {
+                Some(slot) => slots.push(slot),
+                None => break,
+            }
+        }
+        let batch: Vec<(usize, Here)> = waiting.drain(..slots.len()).collect();
+        let (mut batch, runs) = {
+            let context = context.clone();
+            blocking(move || begin(&context, batch)).await??
+        };
+        let parallel = runs.len() as u32;
+        connection.send(&ToShim::Run(Run { runs, parallel })).await?;
+        for _ in 0..parallel {
+            let Some(FromShim::Ran(ran)) = connection.receive().await? else { return Ok(None) };
+            let Some((index, work)) = batch.get_mut(ran.index as usize).and_then(Option::take) else {
+                return Err(io::Error::other("the shim reported a run that it was not given"));
+            };
+            // Its processor is free; what follows is reading and hashing.
+            slots.pop();
+            let context = context.clone();
+            answers[index] = Some(blocking(move || local::finish(&context, work, ran)).await?);
+        }
+    }
+    Ok(Some(()))
+}
+
+/// Tasks that are about to run, by number, and the commands that run them.
+type Begun = (Vec<Option<(usize, Here)>>, Vec<Command>);
+
+/// Readies each task's run. Blocks: a source that is too fresh for its time stamp is waited for.
+fn begin(context: &Context, batch: Vec<(usize, Here)>) -> io::Result<Begun> {
+    let mut begun: Begun = Default::default();
+    for (index, mut work) in batch {
+        begun.1.push(work.begin(context)?);
+        begun.0.push(Some((index, work)));
+    }
+    Ok(begun)
+}
+
+/// The link of a call that compiled and linked at once. `None`: the shim is gone.
+async fn run_link(
+    context: &Arc<Context>,
+    connection: &mut Connection,
+    args: Vec<OsString>,
+) -> io::Result<Option<Answered>> {
+    let _slot = tokio::select! {
+        slot = context.initiator.slots.take(context.slots_for_local_work()) => slot,
+        () = connection.closed() => return Ok(None),
+    };
+    let run = Run { runs: vec![context.command(args, None)], parallel: 1 };
+    connection.send(&ToShim::Run(run)).await?;
+    let Some(FromShim::Ran(ran)) = connection.receive().await? else { return Ok(None) };
+    let mut end = context.ran_here(Reason::Link.to_string(), Some(Reason::Link.to_string()));
+    end.exit_code = local::exit_code(ran.status);
+    end.run_ms = ran.wall_us / 1000;
+    context.initiator.record(Event::Ended(Box::new(end)));
+    Ok(Some(Answered::of(ran)))
+}
+
+/// Runs blocking work on a thread of its own.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// The file system, as `compilers` asks about it.
+struct Disk;
+
+/// Response files beyond this are not read here: the compiler does it.
+const MAX_RESPONSE_FILE: u64 = 64 << 20;
+
+impl Files for Disk {
+    fn read(&self, path: &std::path::Path) -> io::Result<Vec<u8>> {
+        if fs_err::metadata(path)?.len() > MAX_RESPONSE_FILE {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        fs_err::read(path)
+    }
+
+    fn kind(&self, path: &std::path::Path) -> Option<FileKind> {
+        let meta = std::fs::metadata(path).ok()?;
+        Some(match () {
+            () if meta.is_file() => FileKind::File,
+            () if meta.is_dir() => FileKind::Directory,
+            () => FileKind::Other,
+        })
+    }
+}

@@ -1,0 +1,273 @@
+//! The initiator: one user's background process. It survives builds, so what it learned stays warm.
+//!
+//! `invocation` is one compiler call from its first frame to its last; `task` is one source file's way through
+//! cache, pool and this machine. This file is the process: its lock, its sockets, its end.
+
+mod client;
+mod connection;
+mod control;
+mod invocation;
+mod local;
+mod outputs;
+mod policy;
+mod remote;
+mod slots;
+mod task;
+
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use dbuild_cache::{Store, StoreConfig};
+use dbuild_intake::{DirTable, FileTable, Toolchains};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+pub use client::Client;
+pub use control::{Answer, Request};
+
+use crate::config::Config;
+use crate::error::{CliError, Context, Result};
+use crate::paths::short_socket_path;
+use crate::record;
+use remote::Remote;
+use slots::Slots;
+
+/// Files whose digests are kept warm.
+const WARM_FILES: usize = 400_000;
+/// Directories whose listings are kept warm.
+const WARM_DIRECTORIES: usize = 20_000;
+
+/// What every invocation shares.
+pub struct Initiator {
+    config: Config,
+    /// None while the cache cannot be used, with the reason.
+    store: std::result::Result<Store, String>,
+    files: Arc<FileTable>,
+    directories: Arc<DirTable>,
+    toolchains: Toolchains,
+    /// Path of the interceptor, for traced runs.
+    interceptor: PathBuf,
+    slots: Slots,
+    /// Turns for the search for inputs, which costs a processor as a compile does.
+    scans: Slots,
+    remotes: Mutex<HashMap<String, Remote>>,
+    recorder: record::Sender,
+    /// Identity of this machine's processor, for `-march=native`.
+    cpu: OnceLock<String>,
+    busy: AtomicUsize,
+    /// Rings when `busy` has become 0.
+    idle: Notify,
+    stopping: watch::Sender<bool>,
+}
+
+/// Serves until idle for long enough, or asked to stop. Returns at once when another initiator is there.
+pub fn run(config: Config) -> Result<()> {
+    fs_err::create_dir_all(config.data_dir.run()).context("make the run directory")?;
+    log_to_file(&config);
+    let lock = fs_err::File::create(config.data_dir.initiator_lock()).context("open the lock")?;
+    let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    if rustix::fs::flock(&lock, exclusive).is_err() {
+        tracing::info!("another initiator is there");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let served = runtime.block_on(serve(config));
+    // Whatever still runs on blocking threads is reading or hashing; nothing waits for it.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Err(error) = &served {
+        tracing::error!(%error, "the initiator ends");
+    }
+    drop(lock);
+    served
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let data = config.data_dir.clone();
+    // Left by an initiator that was killed: nobody else can be using them, because we hold the lock.
+    fs_err::remove_dir_all(data.scratch()).or_else(ignore_missing).context("clear the scratch directory")?;
+    fs_err::create_dir_all(data.scratch()).context("make the scratch directory")?;
+    let interceptor = crate::embedded::directory(&data).context("find the shims")?;
+    let initiator = Arc::new(Initiator::new(config, interceptor.join(dbuild_shims::vars::INTERCEPT_FILE)));
+    let shims = bind(&data.shim_socket())?;
+    let control = bind(&data.control_socket())?;
+    tracing::info!(pid = std::process::id(), "the initiator is ready");
+
+    let mut connections = JoinSet::new();
+    let mut stopped = initiator.stopping.subscribe();
+    loop {
+        tokio::select! {
+            accepted = shims.accept() => accept(&initiator, &mut connections, accepted, Kind::Shim).await,
+            accepted = control.accept() => accept(&initiator, &mut connections, accepted, Kind::Control).await,
+            Some(_) = connections.join_next() => {}
+            () = initiator.idle_long_enough() => break,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        }
+    }
+    // From here on new calls start a new initiator, or run by themselves.
+    for socket in [data.shim_socket(), data.control_socket()] {
+        fs_err::remove_file(socket).or_else(ignore_missing).context("remove a socket")?;
+    }
+    drop((shims, control));
+    let (reply, flushed) = tokio::sync::oneshot::channel();
+    initiator.record(record::Event::Flush(reply));
+    // The recorder may be gone already; then there is nothing to wait for.
+    let _ = flushed.await;
+    tracing::info!("the initiator ends");
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Shim,
+    Control,
+}
+
+async fn accept(
+    initiator: &Arc<Initiator>,
+    connections: &mut JoinSet<()>,
+    accepted: std::io::Result<(UnixStream, tokio::net::unix::SocketAddr)>,
+    kind: Kind,
+) {
+    let stream = match accepted {
+        Ok((stream, _)) => stream,
+        Err(error) => {
+            // Out of descriptors, most likely: the shims wait in the backlog, or fall back.
+            tracing::warn!(%error, "failed to accept a connection");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            return;
+        }
+    };
+    let initiator = initiator.clone();
+    initiator.busy.fetch_add(1, Ordering::AcqRel);
+    connections.spawn(async move {
+        let served = match kind {
+            Kind::Shim => invocation::serve(&initiator, stream).await,
+            Kind::Control => control::serve(&initiator, stream).await,
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection ended early");
+        }
+        if initiator.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+            initiator.idle.notify_waiters();
+        }
+    });
+}
+
+impl Initiator {
+    fn new(config: Config, interceptor: PathBuf) -> Self {
+        let store =
+            Store::open(StoreConfig { dir: config.data_dir.cache(), max_bytes: config.cache_max_bytes })
+                .map_err(|error| format!("the cache cannot be used: {error}"));
+        if let Err(reason) = &store {
+            tracing::warn!(reason, "working without a cache");
+        }
+        let files = Arc::new(FileTable::new(WARM_FILES, SystemTime::now));
+        Initiator {
+            store,
+            directories: Arc::new(DirTable::new(WARM_DIRECTORIES, SystemTime::now)),
+            toolchains: Toolchains::new(files.clone(), SystemTime::now),
+            files,
+            interceptor,
+            slots: Slots::new(),
+            scans: Slots::new(),
+            remotes: Mutex::default(),
+            recorder: record::Recorder::start(config.data_dir.records()),
+            cpu: OnceLock::new(),
+            busy: AtomicUsize::new(0),
+            idle: Notify::new(),
+            stopping: watch::Sender::new(false),
+            config,
+        }
+    }
+
+    /// Tells the recorder; it outlives every connection.
+    pub fn record(&self, event: record::Event) {
+        if self.recorder.send(event).is_err() {
+            tracing::debug!("the recorder is gone");
+        }
+    }
+
+    /// Ends the process soon; connections that are open are cut, and their shims go on by themselves.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// The client of the coordinator at `url`.
+    fn remote(&self, url: &str) -> std::result::Result<Remote, remote::Fault> {
+        let mut remotes = self.remotes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(remote) = remotes.get(url) {
+            return Ok(remote.clone());
+        }
+        let remote = Remote::new(url)?;
+        remotes.insert(url.to_owned(), remote.clone());
+        Ok(remote)
+    }
+
+    /// Directories of dbuild's own: what lies in them is no input of any compile.
+    fn own_directories(&self) -> Vec<PathBuf> {
+        let data = &self.config.data_dir;
+        let mut own = vec![data.run(), data.shims(), data.scratch()];
+        own.extend(self.interceptor.parent().map(std::path::Path::to_path_buf));
+        own
+    }
+
+    /// What `-march=native` means here: model and features as the kernel tells them.
+    fn cpu(&self) -> &str {
+        self.cpu.get_or_init(|| {
+            let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let wanted = ["vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features"];
+            let line =
+                |line: &&str| line.split_once(':').is_some_and(|(name, _)| wanted.contains(&name.trim()));
+            // The first processor speaks for all, as it does for the compiler.
+            let first = text.split("\n\n").next().unwrap_or_default();
+            first.lines().filter(line).collect::<Vec<_>>().join("\n")
+        })
+    }
+
+    /// Resolves after the configured time without any connection.
+    async fn idle_long_enough(&self) {
+        let limit = Duration::from_secs(self.config.idle_seconds);
+        loop {
+            let became_idle = self.idle.notified();
+            if self.busy.load(Ordering::Acquire) > 0 {
+                became_idle.await;
+                continue;
+            }
+            // Cancelled and begun anew by every connection that comes meanwhile: `serve` selects over us.
+            tokio::time::sleep(limit).await;
+            if self.busy.load(Ordering::Acquire) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// Listens on a socket that only this user can reach.
+fn bind(path: &std::path::Path) -> Result<UnixListener> {
+    fs_err::remove_file(path).or_else(ignore_missing).context("remove a stale socket")?;
+    let (short, _guard) = short_socket_path(path).context("open the run directory")?;
+    let listener = UnixListener::bind(&short)
+        .map_err(|error| CliError::new(format!("failed to listen on {}: {error}", path.display())))?;
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o600)).context("protect a socket")?;
+    Ok(listener)
+}
+
+fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// The log is a file, because nobody's terminal is ours; `DBUILD_LOG` says how much.
+fn log_to_file(config: &Config) {
+    let Ok(file) = std::fs::File::create(config.data_dir.initiator_log()) else { return };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DBUILD_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file)).init();
+}

@@ -1,0 +1,192 @@
+//! One action at the pool: look in its cache, upload, execute, bring the result.
+
+use std::time::Duration;
+
+use dbuild_cache::Store;
+use dbuild_intake::{BuiltAction, InputRoot};
+use dbuild_proto::Digest;
+use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
+use dbuild_proto::reapi::google::longrunning::operation;
+use prost::Message;
+
+use super::{FUNCTION, Fault, Remote};
+
+/// A coordinator that is alive says something at least every 10 s; this is the bound on its silence.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How often an action is sent again because the store lost an input.
+const ATTEMPTS: usize = 3;
+
+/// What the pool answered. The outputs are in the near cache.
+#[derive(Debug)]
+pub struct Answer {
+    pub exit_code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// Output paths as the Command named them.
+    pub outputs: Vec<(String, Digest, bool)>,
+    /// From the pool's cache, not run now.
+    pub cached: bool,
+    pub helper: Option<String>,
+    pub run_ms: u64,
+    pub sent: u64,
+    pub received: u64,
+}
+
+impl Remote {
+    /// Runs `built` at the pool, or takes the pool's cached result, and brings the outputs into `store`.
+    pub async fn execute(
+        &self,
+        toolchain: &InputRoot,
+        built: &BuiltAction,
+        store: &Store,
+    ) -> Result<Answer, Fault> {
+        if let Some(result) = self.cached(built).await? {
+            return self.bring(result, true, 0, store).await;
+        }
+        let mut sent = 0;
+        for attempt in 1.. {
+            sent += self.upload_toolchain(toolchain).await?;
+            sent += self.upload(&built.blobs).await?;
+            match self.run(built).await? {
+                Ran::Response(response) => {
+                    let cached = response.cached_result;
+                    let result = response.result.ok_or_else(|| Fault::new("the pool gave no result"))?;
+                    return self.bring(result, cached, sent, store).await;
+                }
+                // The store has lost what it said it had: ask for everything anew.
+                Ran::MissingInputs(message) if attempt < ATTEMPTS => {
+                    tracing::info!(message, "inputs were evicted; sending them again");
+                    self.forget();
+                }
+                Ran::MissingInputs(message) => return Err(Fault::new(message)),
+            }
+        }
+        Err(Fault::new("the pool keeps losing inputs"))
+    }
+
+    async fn cached(&self, built: &BuiltAction) -> Result<Option<re::ActionResult>, Fault> {
+        let request = re::GetActionResultRequest {
+            action_digest: Some(built.digest.to_wire()),
+            digest_function: FUNCTION.to_wire(),
+            inline_stdout: true,
+            inline_stderr: true,
+            ..Default::default()
+        };
+        match self.actions().get_action_result(request).await {
+            Ok(answer) => Ok(Some(answer.into_inner())),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => Err(self.fault("look into its cache", &status)),
+        }
+    }
+
+    async fn run(&self, built: &BuiltAction) -> Result<Ran, Fault> {
+        let request = re::ExecuteRequest {
+            action_digest: Some(built.digest.to_wire()),
+            digest_function: FUNCTION.to_wire(),
+            ..Default::default()
+        };
+        let mut stream = match self.execution().execute(request).await {
+            Ok(stream) => stream.into_inner(),
+            Err(status) => return self.not_run(status.code(), status.message(), Some(&status)),
+        };
+        loop {
+            let message = tokio::time::timeout(SILENCE, stream.message()).await;
+            let update = match message.map_err(|_| Fault::new("the coordinator fell silent"))? {
+                Ok(Some(update)) => update,
+                Ok(None) => return Err(Fault::new("the coordinator ended the stream without a result")),
+                Err(status) => return self.not_run(status.code(), status.message(), Some(&status)),
+            };
+            if !update.done {
+                continue;
+            }
+            return match update.result {
+                Some(operation::Result::Response(any)) => {
+                    let response = re::ExecuteResponse::decode(any.value.as_slice())
+                        .map_err(|error| Fault::new(format!("the pool's answer does not parse: {error}")))?;
+                    match response.status.as_ref().filter(|status| status.code != 0) {
+                        Some(status) => self.not_run(tonic::Code::from(status.code), &status.message, None),
+                        None => Ok(Ran::Response(Box::new(response))),
+                    }
+                }
+                Some(operation::Result::Error(status)) => {
+                    self.not_run(tonic::Code::from(status.code), &status.message, None)
+                }
+                None => Err(Fault::new("the pool's answer holds no result")),
+            };
+        }
+    }
+
+    /// Sorts out why an action did not run.
+    fn not_run(&self, code: tonic::Code, message: &str, call: Option<&tonic::Status>) -> Result<Ran, Fault> {
+        match (code, call) {
+            (tonic::Code::FailedPrecondition, _) if message.contains("missing") => {
+                Ok(Ran::MissingInputs(message.to_owned()))
+            }
+            (tonic::Code::Unavailable, Some(status)) => Err(self.fault("run the action", status)),
+            // No helper: every task would wait for one in vain.
+            (tonic::Code::Unavailable, None) => Err(self.rest(message)),
+            _ => Err(Fault::new(message)),
+        }
+    }
+
+    /// Checks a result and brings its blobs.
+    async fn bring(
+        &self,
+        result: re::ActionResult,
+        cached: bool,
+        sent: u64,
+        store: &Store,
+    ) -> Result<Answer, Fault> {
+        let bad =
+            |error: dbuild_proto::DigestError| Fault::new(format!("the pool gave a bad digest: {error}"));
+        let mut outputs = Vec::new();
+        for file in &result.output_files {
+            outputs.push((
+                file.path.clone(),
+                Digest::from_field(file.digest.as_ref()).map_err(bad)?,
+                file.is_executable,
+            ));
+        }
+        let stream = |raw: &[u8], digest: &Option<re::Digest>| match digest {
+            Some(digest) if raw.is_empty() => Digest::from_wire(digest).map(Some),
+            _ => Ok(None),
+        };
+        let stdout = stream(&result.stdout_raw, &result.stdout_digest).map_err(bad)?;
+        let stderr = stream(&result.stderr_raw, &result.stderr_digest).map_err(bad)?;
+        let wanted: Vec<Digest> =
+            outputs.iter().map(|(_, digest, _)| *digest).chain(stdout).chain(stderr).collect();
+        let received = self.download(store, &wanted).await?;
+        let text = |raw: Vec<u8>, digest: Option<Digest>| match digest {
+            Some(digest) => store
+                .read(FUNCTION, &digest)
+                .map_err(|error| Fault::new(format!("failed to read what the compiler printed: {error}"))),
+            None => Ok(raw),
+        };
+        let metadata = result.execution_metadata.unwrap_or_default();
+        Ok(Answer {
+            exit_code: result.exit_code,
+            stdout: text(result.stdout_raw, stdout)?,
+            stderr: text(result.stderr_raw, stderr)?,
+            outputs,
+            cached,
+            helper: Some(metadata.worker.clone()).filter(|name| !name.is_empty()),
+            run_ms: run_ms(&metadata).unwrap_or(0),
+            sent,
+            received,
+        })
+    }
+}
+
+enum Ran {
+    Response(Box<re::ExecuteResponse>),
+    MissingInputs(String),
+}
+
+/// How long the command itself ran.
+fn run_ms(metadata: &re::ExecutedActionMetadata) -> Option<u64> {
+    let start = metadata.execution_start_timestamp.as_ref()?;
+    let end = metadata.execution_completed_timestamp.as_ref()?;
+    let ms = (end.seconds - start.seconds) * 1000 + i64::from(end.nanos - start.nanos) / 1_000_000;
+    u64::try_from(ms).ok()
+}

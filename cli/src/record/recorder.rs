@@ -1,0 +1,109 @@
+//! The recorder: one task that owns counters, tallies and records.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Counters, Tally, TaskEnd, explain};
+
+/// What the recorder listens to.
+#[derive(Debug)]
+pub enum Event {
+    Ended(Box<TaskEnd>),
+    /// A build begins: its tally is kept until `SessionEnd`.
+    SessionBegin(String),
+    SessionEnd(String, oneshot::Sender<Tally>),
+    Counters(oneshot::Sender<Counters>),
+    /// Sets every counter to zero.
+    Zero,
+    /// Writes everything down and answers.
+    Flush(oneshot::Sender<()>),
+}
+
+pub type Sender = mpsc::UnboundedSender<Event>;
+
+/// How long counters may wait in memory before they are written.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Sessions whose build never came back for its tally (killed) are forgotten beyond this many.
+const MAX_SESSIONS: usize = 1000;
+
+pub struct Recorder {
+    records: PathBuf,
+    counters: Counters,
+    sessions: HashMap<String, Tally>,
+    dirty: bool,
+}
+
+impl Recorder {
+    /// Starts a recorder that keeps its files under `records`.
+    pub fn start(records: PathBuf) -> Sender {
+        let (sender, events) = mpsc::unbounded_channel();
+        let counters = Counters::load(&records.join("stats.json"));
+        let recorder = Recorder { records, counters, sessions: HashMap::new(), dirty: false };
+        tokio::spawn(recorder.run(events));
+        sender
+    }
+
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
+        let mut tick = tokio::time::interval(SAVE_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.step(event),
+                    None => break,
+                },
+                _ = tick.tick() => self.save(),
+            }
+        }
+        self.save();
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Ended(end) => {
+                self.counters.add(&end);
+                self.dirty = true;
+                if self.sessions.len() < MAX_SESSIONS || self.sessions.contains_key(&end.session) {
+                    self.sessions.entry(end.session.clone()).or_default().add(&end);
+                }
+                if let Err(error) = explain::write(&self.records, &end) {
+                    tracing::debug!(%error, "failed to write a record");
+                }
+            }
+            Event::SessionBegin(session) => {
+                self.sessions.insert(session, Tally::default());
+            }
+            Event::SessionEnd(session, reply) => {
+                // A receiver that is gone does not want its answer any more; so below.
+                let _ = reply.send(self.sessions.remove(&session).unwrap_or_default());
+            }
+            Event::Counters(reply) => {
+                let _ = reply.send(self.counters.clone());
+            }
+            Event::Zero => {
+                self.counters = Counters::default();
+                self.dirty = true;
+                self.save();
+            }
+            Event::Flush(reply) => {
+                self.save();
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn save(&mut self) {
+        if !std::mem::take(&mut self.dirty) {
+            return;
+        }
+        let saved = fs_err::create_dir_all(&self.records)
+            .and_then(|()| self.counters.save(&self.records.join("stats.json")));
+        if let Err(error) = saved {
+            tracing::debug!(%error, "failed to save the counters");
+        }
+    }
+}
