@@ -1,0 +1,258 @@
+//! Keeps the stream to the coordinator: says hello, reports state, takes leases up to its slots and tells their
+//! outcomes. A lost stream ends what runs (the coordinator gives it to another) and is opened again, for ever.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use dbuild_proto::pool::lease_result::Outcome;
+use dbuild_proto::pool::{Fault, Lease, fault, pool_client::PoolClient};
+use dbuild_proto::pool::{FromHelper, Hello, LeaseResult, State, ToHelper, from_helper, to_helper};
+use dbuild_proto::{MAX_MESSAGE, PROTOCOL};
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinSet};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use crate::action::Worker;
+use crate::remote::endpoint;
+use crate::state::Sampler;
+use crate::{HelperConfig, HelperError};
+
+/// Waits between two tries to reach the coordinator, doubled from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LAST_WAIT: Duration = Duration::from_secs(10);
+
+/// How often state is told, whatever the coordinator asks for.
+const STATE_BOUNDS_MS: (u32, u32) = (100, 60_000);
+/// How often, before the coordinator has said.
+const STATE_MS: u32 = 5_000;
+
+/// Why a stream ended.
+enum End {
+    Shutdown,
+    Lost(String),
+    Refused(String),
+}
+
+/// Serves until `shutdown`; see [`crate::run`].
+pub async fn serve(
+    config: &HelperConfig,
+    worker: Worker,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), HelperError> {
+    let mut shutdown = pin!(shutdown);
+    let mut agent = Agent {
+        config,
+        sampler: Sampler::new(worker.data_dir()),
+        worker,
+        running: JoinSet::new(),
+        leases: HashMap::new(),
+        tasks: HashMap::new(),
+        done: 0,
+        failed: 0,
+    };
+    let mut wait = FIRST_WAIT;
+    loop {
+        let end = agent.attach(shutdown.as_mut(), &mut wait).await;
+        agent.abandon().await;
+        match end {
+            End::Shutdown => return Ok(()),
+            End::Refused(reason) => return Err(HelperError::Refused(reason)),
+            End::Lost(reason) => {
+                tracing::warn!("no coordinator at {}: {reason}; trying again", config.coordinator)
+            }
+        }
+        tokio::select! {
+            () = shutdown.as_mut() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(LAST_WAIT);
+    }
+}
+
+struct Agent<'a> {
+    config: &'a HelperConfig,
+    sampler: Sampler,
+    worker: Worker,
+    /// One task per lease; each ends with the lease's outcome.
+    running: JoinSet<(u64, Outcome)>,
+    leases: HashMap<u64, CancellationToken>,
+    /// Which lease a task works on, should it panic.
+    tasks: HashMap<Id, u64>,
+    done: u64,
+    failed: u64,
+}
+
+impl Agent<'_> {
+    /// One stream, from hello to its end.
+    async fn attach(&mut self, mut shutdown: impl Future<Output = ()> + Unpin, wait: &mut Duration) -> End {
+        // Outgoing messages are at most one state per interval and one result per slot: bounded by what is taken.
+        let (out, outgoing) = mpsc::unbounded_channel();
+        let _ = out.send(message(from_helper::Message::Hello(self.hello())));
+        let opened = tokio::select! {
+            () = &mut shutdown => return End::Shutdown,
+            opened = self.open(UnboundedReceiverStream::new(outgoing)) => opened,
+        };
+        let mut incoming = match opened {
+            Ok(incoming) => incoming,
+            Err(reason) => return End::Lost(reason),
+        };
+        let mut states = interval(STATE_MS);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return End::Shutdown,
+                received = incoming.message() => match received {
+                    Ok(Some(ToHelper { message: Some(received) })) => match received {
+                        to_helper::Message::Welcome(welcome) => {
+                            *wait = FIRST_WAIT;
+                            states = interval(welcome.state_interval_ms);
+                        }
+                        to_helper::Message::Refused(refused) => return End::Refused(refused.reason),
+                        to_helper::Message::Lease(lease) => {
+                            if let Some(refusal) = self.take(lease) {
+                                let _ = out.send(refusal);
+                            }
+                        }
+                        to_helper::Message::Cancel(cancel) => {
+                            if let Some(token) = self.leases.get(&cancel.lease_id) {
+                                token.cancel();
+                            }
+                        }
+                    },
+                    // A message of a newer protocol that this build does not know.
+                    Ok(Some(ToHelper { message: None })) => {}
+                    Ok(None) => return End::Lost("the stream was closed".to_owned()),
+                    Err(status) => return End::Lost(format!("{:?} {}", status.code(), status.message())),
+                },
+                Some(ended) = self.running.join_next_with_id() => {
+                    let result = self.ended(ended);
+                    let _ = out.send(message(from_helper::Message::Result(result)));
+                }
+                _ = states.tick() => {
+                    let _ = out.send(message(from_helper::Message::State(self.state())));
+                }
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        outgoing: UnboundedReceiverStream<FromHelper>,
+    ) -> Result<Streaming<ToHelper>, String> {
+        let endpoint = endpoint(&self.config.coordinator).map_err(|error| error.to_string())?;
+        let channel = endpoint.connect().await.map_err(|error| sentence(&error))?;
+        let mut client = PoolClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let answer = client.attach(outgoing).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| format!("{:?} {}", status.code(), status.message()))
+    }
+
+    fn hello(&self) -> Hello {
+        let isa = if cfg!(target_arch = "x86_64") { "x86-64" } else { std::env::consts::ARCH };
+        let properties = BTreeMap::from([("OSFamily", "linux"), ("ISA", isa)]);
+        Hello {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.config.name.clone(),
+            slots: self.config.slots,
+            properties: properties
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        }
+    }
+
+    fn state(&mut self) -> State {
+        State {
+            running: self.leases.len() as u32,
+            tasks_done: self.done,
+            tasks_failed: self.failed,
+            ..self.sampler.sample()
+        }
+    }
+
+    /// Starts a lease, or returns the answer that refuses it. A lease that is known already is passed over.
+    fn take(&mut self, lease: Lease) -> Option<FromHelper> {
+        let lease_id = lease.lease_id;
+        if self.leases.contains_key(&lease_id) {
+            return None;
+        }
+        if self.leases.len() >= self.config.slots as usize {
+            let outcome = Outcome::Fault(Fault {
+                kind: fault::Kind::Infrastructure.into(),
+                message: format!("failed to take the lease: all {} slots are taken", self.config.slots),
+                missing: Vec::new(),
+            });
+            let result = LeaseResult { lease_id, outcome: Some(outcome) };
+            return Some(message(from_helper::Message::Result(result)));
+        }
+        let token = CancellationToken::new();
+        self.leases.insert(lease_id, token.clone());
+        let worker = self.worker.clone();
+        let task = self.running.spawn(async move { (lease_id, worker.run(&lease, token).await) });
+        self.tasks.insert(task.id(), lease_id);
+        None
+    }
+
+    fn ended(&mut self, ended: Result<(Id, (u64, Outcome)), tokio::task::JoinError>) -> LeaseResult {
+        let (task, lease_id, outcome) = match ended {
+            Ok((task, (lease_id, outcome))) => (task, lease_id, outcome),
+            Err(error) => {
+                // A fault of ours; the action may do better elsewhere, and this helper goes on.
+                let fault = Fault {
+                    kind: fault::Kind::Infrastructure.into(),
+                    message: format!("failed to run the lease: {error}"),
+                    missing: Vec::new(),
+                };
+                let lease_id = self.tasks.get(&error.id()).copied().unwrap_or_default();
+                (error.id(), lease_id, Outcome::Fault(fault))
+            }
+        };
+        self.tasks.remove(&task);
+        self.leases.remove(&lease_id);
+        match outcome {
+            Outcome::ActionResult(_) => self.done += 1,
+            Outcome::Fault(_) => self.failed += 1,
+        }
+        LeaseResult { lease_id, outcome: Some(outcome) }
+    }
+
+    /// Ends everything that runs and waits until it has; nobody is told.
+    async fn abandon(&mut self) {
+        for token in self.leases.values() {
+            token.cancel();
+        }
+        while let Some(ended) = self.running.join_next_with_id().await {
+            self.ended(ended);
+        }
+        self.worker.settle().await;
+    }
+}
+
+fn message(message: from_helper::Message) -> FromHelper {
+    FromHelper { message: Some(message) }
+}
+
+fn interval(ms: u32) -> tokio::time::Interval {
+    let ms = if ms == 0 { STATE_MS } else { ms.clamp(STATE_BOUNDS_MS.0, STATE_BOUNDS_MS.1) };
+    let mut interval = tokio::time::interval(Duration::from_millis(ms.into()));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
+/// tonic's transport errors keep the reason in their sources.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut sentence = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        sentence = format!("{sentence}: {error}");
+        source = error.source();
+    }
+    sentence
+}

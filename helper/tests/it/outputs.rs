@@ -1,0 +1,118 @@
+//! Inputs that are missing or hostile, outputs of every kind, blobs that are fetched once, trees that are shared.
+
+use dbuild_proto::Digest;
+use dbuild_proto::pool::fault::Kind;
+use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
+
+use crate::bench::{Bench, Order};
+use crate::store::asked_twice;
+
+#[tokio::test]
+async fn outputs_are_uploaded_before_they_are_told() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let script = "echo object > ../o/a.o; mkdir -p dir/sub; echo x > dir/sub/x; ln -s a.o ../o/l; \
+                  head -c 3000000 /dev/zero > big; chmod 755 big; head -c 100000 /dev/zero; echo warn >&2; exit 3";
+    let order =
+        Order::script(&bench.shell(), script).outputs(&["../o/a.o", "dir", "../o/l", "big", "absent"]);
+    let result = bench.result(&order).await;
+    assert_eq!(result.exit_code, 3);
+    assert_eq!(result.stderr_raw, b"warn\n");
+    assert_eq!(bench.blobs.wire(&result.stdout_digest).len(), 100_000);
+    assert_eq!(bench.file(&result, "../o/a.o"), b"object\n");
+    assert_eq!(bench.file(&result, "big").len(), 3_000_000);
+    assert!(result.output_files.iter().any(|file| file.path == "big" && file.is_executable));
+    assert_eq!(result.output_symlinks[0].target, "a.o");
+    let tree = bench.blobs.wire(&result.output_directories[0].tree_digest);
+    let tree: re::Tree = prost::Message::decode(tree.as_slice()).unwrap();
+    assert_eq!(bench.blobs.wire(&tree.children[0].files[0].digest), b"x\n");
+    assert_eq!(result.output_files.len(), 2);
+    let metadata = result.execution_metadata.unwrap();
+    assert_eq!(metadata.worker, "bench");
+    assert!(metadata.execution_completed_timestamp.is_some());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn missing_inputs_are_all_named() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let small = bench.blobs.put("small, and gone");
+    let large = bench.blobs.put(vec![5; 1 << 20]);
+    let root = bench.shell().file("work/s", "small, and gone", false).file("work/l", vec![5; 1 << 20], false);
+    let order = Order::script(&root, "true");
+    bench.blobs.remove(&small);
+    bench.blobs.remove(&large);
+    let fault = bench.fault(&order).await;
+    assert_eq!(fault.kind(), Kind::MissingInputs);
+    let mut missing = fault.missing.clone();
+    missing.sort();
+    let mut expected = [small.to_string(), large.to_string()];
+    expected.sort();
+    assert_eq!(missing, expected);
+    // Once they are there it runs.
+    bench.blobs.put("small, and gone");
+    bench.blobs.put(vec![5; 1 << 20]);
+    bench.result(&order).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn hostile_actions_are_refused_and_the_helper_goes_on() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let root = bench.shell();
+    let good = Order::script(&root, "echo fine");
+    let content = bench.blobs.put("x").to_wire();
+    let node =
+        |name: &str| re::FileNode { name: name.into(), digest: Some(content.clone()), ..Default::default() };
+    for name in ["../escape", "..", "a/b", ""] {
+        let hostile = re::Directory { files: vec![node(name)], ..Default::default() };
+        let order = Order { root: bench.blobs.put_message(&hostile), ..good.clone() };
+        assert_eq!(bench.fault(&order).await.kind(), Kind::BadAction, "{name:?}");
+    }
+    let garbage = Order { root: bench.blobs.put("\u{7}garbage"), ..good.clone() };
+    assert_eq!(bench.fault(&garbage).await.kind(), Kind::BadAction);
+    let proc = Order::script(&bench.shell().link("proc", "/etc"), "true");
+    assert_eq!(bench.fault(&proc).await.kind(), Kind::BadAction);
+    let climbing = Order { outputs: vec!["/etc/x".into()], ..good.clone() };
+    assert_eq!(bench.fault(&climbing).await.kind(), Kind::BadAction);
+    let nothing = Digest { hash: [7; 32], size: 9 };
+    let lost = Order { root: nothing, ..good.clone() };
+    assert_eq!(bench.fault(&lost).await.kind(), Kind::MissingInputs);
+    assert_eq!(bench.says(&good).await, "fine\n");
+    bench.stop().await;
+}
+
+/// A directory of thirty files is laid out for the first actions, then kept once and mounted.
+#[tokio::test]
+async fn subtrees_are_shared_from_the_third_use() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let mut root = bench.shell();
+    for n in 0..30 {
+        root = root.file(&format!("opt/tool/f{n}"), format!("content {n}"), n == 7);
+    }
+    for round in 0..5 {
+        let root = root.clone().file("work/round", format!("{round}"), false);
+        let script = "cat round /opt/tool/f3; [ -x /opt/tool/f7 ] && [ ! -x /opt/tool/f8 ] && \
+                      ! (echo bad > /opt/tool/f3) 2>/dev/null && ! (echo bad > /opt/tool/new) 2>/dev/null && echo .";
+        assert_eq!(bench.says(&Order::script(&root, script)).await, format!("{round}content 3.\n"));
+    }
+    let kept: Vec<_> = std::fs::read_dir(bench.data_dir.join("trees-v1")).unwrap().flatten().collect();
+    assert!(kept.iter().any(|tree| tree.path().join("tool/f3").exists() || tree.path().join("f3").exists()));
+    // All these actions, and every blob travelled once.
+    assert_eq!(asked_twice(&bench.blobs), Default::default());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn concurrent_actions_fetch_each_blob_once() {
+    let Some(mut bench) = Bench::start(|config| config.slots = 4).await else { return };
+    let root = bench.shell().file("work/large", vec![9; 3 << 20], false);
+    for n in 0..4 {
+        let action = Order::script(&root, &format!("echo {n}")).put(&bench.blobs);
+        bench.helper.lease(action, 60_000);
+    }
+    for _ in 0..4 {
+        bench.helper.result().await;
+    }
+    assert_eq!(asked_twice(&bench.blobs), Default::default());
+    bench.stop().await;
+}
