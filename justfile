@@ -19,7 +19,7 @@ lint:
 
 # dbuild against a plain build and ccache
 bench:
-    benches/builds.sh
+    benches/builds.py
 
 # A target of fuzz/ for some seconds (needs nightly and cargo-fuzz)
 fuzz target seconds="60":

@@ -1,1 +1,36 @@
-//! Placeholder.
+//! What end-to-end tests stand on: a hermetic place to run real `dbuild` processes, eyes for what they leave behind,
+//! real projects to build, and the table of cases.
+//!
+//! It knows dbuild only from outside: its command line, its environment variables and its JSON. Everything here may
+//! panic: it is only ever called by tests.
+
+// A test that cannot set up its world ends there; the message of the panic is the report.
+#![allow(clippy::unwrap_used)]
+
+mod binary;
+pub mod case;
+mod cluster;
+mod counters;
+pub mod expect;
+mod mounts;
+mod process;
+pub mod project;
+mod ran;
+mod sandbox;
+mod skip;
+mod slow;
+mod snapshot;
+pub mod trial;
+mod twice;
+
+pub use binary::{dbuild, is_stand_in, stand_in};
+pub use cluster::{TestCluster, namespaces_work};
+pub use counters::Counters;
+pub use mounts::{Mount, can_mount};
+pub use process::{Process, processes_of, processes_saying, wait_until};
+pub use ran::{PATIENCE, Ran, Stdio, run_bounded, without_own_lines};
+pub use sandbox::Sandbox;
+pub use skip::{Skips, have};
+pub use slow::Slow;
+pub use snapshot::{Snapshot, glob};
+pub use twice::{Twice, counted};

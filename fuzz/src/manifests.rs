@@ -1,0 +1,56 @@
+//! Near manifests, as a disk gives them back. A store stands behind, because that is where they come from.
+
+use dbuild_cache::ActionKey;
+use dbuild_intake::{DirTable, FileTable, Inputs, RecallKey, Recalled, recall};
+use dbuild_proto::record::{AbsentNames, FileSeen, Manifest, ManifestEntry, OutputFile, TaskOutcome};
+use dbuild_proto::{Digest, DigestFunction};
+use prost::Message;
+
+use crate::workshop;
+
+const KEY: RecallKey = RecallKey(ActionKey([7; 32]));
+/// On every machine there, and small.
+const FILE: &str = "/etc/passwd";
+
+/// Looks at the files that a manifest names, changes none.
+pub fn manifest(bytes: &[u8]) -> bool {
+    workshop::with(|store| {
+        let (files, directories) =
+            (FileTable::new(16, std::time::SystemTime::now), DirTable::new(16, std::time::SystemTime::now));
+        let recalled = || recall::recall(store, &KEY, &files, &directories, &|_| true);
+        store.put_action(&KEY.0, bytes).expect("a store in use takes small values");
+        let hit = match recalled().expect("a bad manifest is no error") {
+            Recalled::Hit(outcome) => {
+                for output in &outcome.outputs {
+                    assert!(output.path.starts_with(b"/") && !output.path.contains(&0), "{output:?}");
+                    let blob = output.blob.as_ref().expect("an output of a hit has a blob");
+                    assert!(Digest::try_from(blob).is_ok());
+                }
+                true
+            }
+            _ => false,
+        };
+        // A new entry does not mind what stood there before; this one has no file, so it is passed over.
+        let outcome = TaskOutcome { run_ms: 77, ..TaskOutcome::default() };
+        recall::remember(store, &KEY, &Inputs::default(), outcome)
+            .expect("a store in use takes small values");
+        let after = recalled().expect("a bad manifest is no error");
+        assert!(hit || !matches!(after, Recalled::Hit(_)), "nobody answered before");
+        hit
+    })
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    let content = std::fs::read(FILE).unwrap_or_default();
+    let blob = Some(DigestFunction::Blake3.digest(&content).into());
+    let seen = |path: &str| FileSeen { path: path.into(), blob: blob.clone() };
+    let output = OutputFile { path: b"/b/a.o".to_vec(), blob: blob.clone(), executable: false };
+    let good = ManifestEntry {
+        files: vec![seen(FILE)],
+        absent: vec![AbsentNames { directory: b"/etc".to_vec(), names: vec![b"no such file".to_vec()] }],
+        directories: vec![b"/etc".to_vec()],
+        outcome: Some(TaskOutcome { outputs: vec![output], stderr: b"w".to_vec(), ..TaskOutcome::default() }),
+    };
+    let stale = ManifestEntry { files: vec![seen("/etc/none")], ..good.clone() };
+    [vec![good.clone()], vec![stale, good]].map(|entries| Manifest { entries }.encode_to_vec()).into()
+}

@@ -1,0 +1,4 @@
+        .globl t
+        .data
+t:      .long 7
+        .section .note.GNU-stack, "", @progbits

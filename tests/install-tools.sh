@@ -1,0 +1,36 @@
+#!/bin/sh
+# Installs what the tests need besides Rust: C and C++ compilers, CMake, Ninja and make, from the distribution's own
+# packages (Debian, Ubuntu). Does nothing, quickly, where all is there.
+set -eu
+
+# program:package
+tools="gcc:gcc g++:g++ make:make cmake:cmake ninja:ninja-build clang:clang unshare:util-linux script:bsdutils"
+
+packages=""
+for pair in $tools; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
+done
+# A compiler without the C library's headers cannot build anything.
+[ -e /usr/include/stdio.h ] || packages="$packages libc6-dev"
+[ -n "$packages" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "install-tools.sh: this is not Debian or Ubuntu; please install the equivalents of:$packages" >&2
+    exit 1
+fi
+if [ "$(id -u)" = 0 ]; then
+    as_root=""
+elif command -v sudo >/dev/null 2>&1; then
+    as_root="sudo"
+else
+    echo "install-tools.sh: not root and no sudo; please install:$packages" >&2
+    exit 1
+fi
+echo "installing:$packages"
+export DEBIAN_FRONTEND=noninteractive
+# Package lists may be missing (a fresh container) or old; they are fetched only if installing does not work at once.
+# shellcheck disable=SC2086  # words on purpose
+$as_root apt-get install -y --no-install-recommends $packages >/dev/null 2>&1 || {
+    $as_root apt-get update -q
+    $as_root apt-get install -y --no-install-recommends $packages
+}

@@ -1,0 +1,174 @@
+//! A coordinator and helpers: real processes, on a free port, with an environment in which no compiler is to be found.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+
+use crate::{dbuild, processes_of, wait_until};
+
+/// One line of `dbuild helpers --json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct HelperLine {
+    pub name: String,
+    pub online: bool,
+    pub running: u32,
+}
+
+#[derive(Deserialize)]
+struct HelperLines {
+    helpers: Vec<HelperLine>,
+}
+
+#[derive(Debug)]
+pub struct TestCluster {
+    root: tempfile::TempDir,
+    port: u16,
+    coordinator: Option<Child>,
+    helpers: Vec<Option<Child>>,
+}
+
+impl TestCluster {
+    /// A coordinator and `helpers` helpers of two slots each, all of them online.
+    pub fn start(helpers: usize) -> TestCluster {
+        TestCluster::start_in(helpers, &[])
+    }
+
+    /// As [`TestCluster::start`]; helper `i` keeps its data in `data[i]` if that is given.
+    pub fn start_in(helpers: usize, data: &[&Path]) -> TestCluster {
+        let root = tempfile::Builder::new().prefix("dbuild-cluster-").tempdir().unwrap();
+        std::fs::create_dir(root.path().join("no-compilers")).unwrap();
+        // The port is free now; that nobody takes it in between is as good as it gets for a process of its own.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut cluster = TestCluster { root, port, coordinator: None, helpers: Vec::new() };
+        let own = cluster.root.path().join("coordinator");
+        let listen = format!("127.0.0.1:{port}");
+        let args = ["coordinator".into(), "--listen".into(), listen.into(), "--data".into(), own];
+        cluster.coordinator = Some(cluster.spawn("coordinator", &args));
+        wait_until("the coordinator answers", || cluster.list().is_some());
+        for index in 0..helpers {
+            let data = data.get(index).map(|dir| dir.to_path_buf());
+            let data = data.unwrap_or_else(|| cluster.root.path().join(format!("helper-{index}")));
+            let name = format!("helper-{index}");
+            let args = ["helper", "--coordinator", &cluster.url(), "--slots", "2", "--name", &name, "--data"];
+            let mut args: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
+            args.push(data);
+            let child = cluster.spawn(&name, &args);
+            cluster.helpers.push(Some(child));
+        }
+        let online =
+            || cluster.list().is_some_and(|lines| lines.iter().filter(|line| line.online).count() >= helpers);
+        wait_until("the helpers are online", online);
+        cluster
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What `dbuild helpers --json` says, if it can say anything.
+    pub fn list(&self) -> Option<Vec<HelperLine>> {
+        let mut command = self.command(&["helpers".into(), "--json".into()]);
+        let output = command.env("DBUILD_COORDINATOR", self.url()).stderr(Stdio::null()).output().unwrap();
+        let lines: HelperLines = serde_json::from_slice(&output.stdout).ok()?;
+        Some(lines.helpers)
+    }
+
+    /// The coordinator's process, for a build that ends it by itself.
+    pub fn coordinator_pid(&self) -> u32 {
+        self.coordinator.as_ref().expect("a coordinator").id()
+    }
+
+    /// `kill -9` of helper `index`.
+    pub fn kill_helper(&mut self, index: usize) {
+        let mut child = self.helpers[index].take().expect("a helper that still runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// `kill -9` of the coordinator.
+    pub fn kill_coordinator(&mut self) {
+        let mut child = self.coordinator.take().expect("a coordinator that still runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// What coordinator and helpers wrote to their stderr, for the report of a test that fails.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(self.root.path()).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "log") {
+                let log = String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()).into_owned();
+                let tail: Vec<_> = log.lines().rev().take(30).collect();
+                text += &format!("== {}\n", entry.file_name().display());
+                tail.iter().rev().for_each(|line| text += &format!("{line}\n"));
+            }
+        }
+        text
+    }
+
+    fn command(&self, args: &[PathBuf]) -> Command {
+        let mut command = Command::new(dbuild());
+        let root = self.root.path();
+        command.args(args).env_clear().current_dir(root).stdin(Stdio::null());
+        command
+            .env("PATH", root.join("no-compilers"))
+            .env("HOME", root)
+            .env("DBUILD_DATA_DIR", root.join("data"));
+        command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC0");
+        command
+    }
+
+    fn spawn(&self, name: &str, args: &[PathBuf]) -> Child {
+        let log = std::fs::File::create(self.root.path().join(format!("{name}.log"))).unwrap();
+        let mut command = self.command(args);
+        command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        let mut children: Vec<Child> = self.helpers.drain(..).flatten().collect();
+        children.extend(self.coordinator.take());
+        for child in &children {
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
+        }
+        let root = self.root.path().to_owned();
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let start = std::time::Instant::now();
+            while start.elapsed() < std::time::Duration::from_secs(20) {
+                children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+                if children.is_empty() && processes_of(&root).is_empty() {
+                    return true;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            false
+        }));
+        let left = processes_of(&root);
+        left.iter().for_each(|process| process.kill());
+        for child in &mut children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if !ended.unwrap_or(false) && !std::thread::panicking() {
+            panic!("the cluster did not end when asked to: {left:#?}\n{}", self.logs());
+        }
+    }
+}
+
+/// Whether a helper can make its sandbox here: unprivileged user namespaces, or root's own.
+pub fn namespaces_work() -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    *WORKS.get_or_init(|| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--net", "--ipc", "true"]);
+        command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    })
+}

@@ -1,0 +1,346 @@
+//! Faults of dbuild's own cost time, never a build: in each the build ends with the right bytes, and one line says why
+//! it was slower.
+
+// Panics are how tests report; clippy would allow them in test functions only.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use dbuild_tests::{
+    Mount, Ran, Sandbox, Skips, Slow, Stdio, TestCluster, Twice, can_mount, counted, namespaces_work,
+    run_bounded,
+};
+
+/// Compiles, then something happens, then it compiles on. `$HOOK` is what happens.
+const BUILD: &str = "set -e; gcc -g -c a.c; gcc -MMD -c b.c; eval \"$HOOK\"; gcc -c m.c; g++ -O1 -c x.cc; \
+                     gcc a.o b.o m.o -o prog; ./prog";
+
+/// Ends this user's initiator in the hardest way, from within a build.
+const KILL_INITIATOR: &str = "for p in /proc/[0-9]*; do \
+    if tr '\\0' ' ' <$p/cmdline | grep -q ' initiator ' && tr '\\0' '\\n' <$p/environ | grep -qxF \"DBUILD_DATA_DIR=$DBUILD_DATA_DIR\"; \
+    then kill -9 ${p#/proc/}; touch \"$KILLED\"; fi; done 2>/dev/null";
+
+/// Every line of dbuild's that is not the summary's figures.
+fn complaints(ran: &Ran) -> Vec<&String> {
+    ran.own.iter().filter(|line| !line.contains(" tasks: ")).collect()
+}
+
+/// One line (not many) says what was wrong, in one of these words.
+#[track_caller]
+fn said_once(ran: &Ran, words: &[&str]) {
+    let said = complaints(ran);
+    let about =
+        said.iter().filter(|line| words.iter().any(|word| line.to_lowercase().contains(word))).count();
+    counted(about == 1, format!("one line about one of {words:?}, in {:?}", ran.own));
+}
+
+/// The build with `HOOK` as the user, compared with the plain one.
+#[track_caller]
+fn build_with_hook(build: &Twice, user: &Sandbox, hook: &str) -> Ran {
+    let mut command = user.dbuild_command(build.dir(), &["sh", "-c", BUILD]);
+    command.env("HOOK", hook).env("KILLED", user.root().join("killed"));
+    build.run(&mut command, Stdio::Files)
+}
+
+fn plain_build<'a>(user: &'a Sandbox) -> Twice<'a> {
+    let mut build = Twice::new(user, "project", |_| {});
+    build.plain(&["sh", "-c", BUILD]);
+    build
+}
+
+/// Starts a build with a slow compile, does something to it while the compiler is at work, and compares its end.
+fn build_disturbed(user: &Sandbox, disturb: impl FnOnce()) -> Ran {
+    let slow = Slow::seconds();
+    let mut build = Twice::new(user, "slow", |dir| slow.write(dir));
+    let script = format!("{} && gcc -c a.c && gcc -c b.c", slow.command());
+    build.plain(&["sh", "-c", &script]);
+    build.fresh();
+    let mut command = user.dbuild_command(build.dir(), &["sh", "-c", &script]);
+    let ran = std::thread::scope(|scope| {
+        let running = scope.spawn(|| run_bounded(&mut command, Stdio::Files));
+        slow.wait_until_running();
+        disturb();
+        running.join().unwrap()
+    });
+    build.compare(&ran);
+    ran
+}
+
+fn pool(skips: &Skips) -> bool {
+    let works = namespaces_work();
+    if !works {
+        skips.skip("all of it", "the kernel refuses user namespaces");
+    }
+    works
+}
+
+fn mounts(skips: &Skips) -> bool {
+    let can = can_mount();
+    if !can {
+        skips.skip("all of it", "this process may not mount");
+    }
+    can
+}
+
+#[test]
+fn coordinator_not_there() {
+    for slots in ["2", "0"] {
+        let mut user = Sandbox::new();
+        // Port 9 (discard) is closed on any machine that runs tests.
+        user.set("DBUILD_COORDINATOR", "http://127.0.0.1:9");
+        user.set("DBUILD_LOCAL_SLOTS", slots);
+        let build = plain_build(&user);
+        said_once(&build_with_hook(&build, &user, "true"), &["coordinator"]);
+    }
+}
+
+#[test]
+fn coordinator_gone_between_tasks() {
+    let skips = Skips::new("coordinator gone between tasks");
+    if !pool(&skips) {
+        return;
+    }
+    let cluster = TestCluster::start(2);
+    let user = Sandbox::of(&cluster);
+    let build = plain_build(&user);
+    let ran = build_with_hook(&build, &user, &format!("kill -9 {}", cluster.coordinator_pid()));
+    said_once(&ran, &["coordinator"]);
+    skips.done();
+}
+
+#[test]
+fn coordinator_gone_in_the_middle_of_a_task() {
+    let skips = Skips::new("coordinator gone mid-task");
+    if !pool(&skips) {
+        return;
+    }
+    let mut cluster = TestCluster::start(2);
+    let user = Sandbox::of(&cluster);
+    let ran = build_disturbed(&user, || cluster.kill_coordinator());
+    said_once(&ran, &["coordinator"]);
+    skips.done();
+}
+
+#[test]
+fn helper_killed_in_the_middle_of_a_task() {
+    let skips = Skips::new("helper killed mid-task");
+    if !pool(&skips) {
+        return;
+    }
+    let mut cluster = TestCluster::start(2);
+    let user = Sandbox::of(&cluster);
+    let ran = build_disturbed(&user, || {
+        let busy = cluster.list().unwrap().into_iter().find(|helper| helper.running > 0);
+        let name = busy.map_or("helper-0".to_owned(), |helper| helper.name);
+        cluster.kill_helper(name.trim_start_matches("helper-").parse().unwrap());
+    });
+    said_once(&ran, &["helper"]);
+    skips.done();
+}
+
+#[test]
+fn the_only_helper_killed_in_the_middle_of_a_task() {
+    let skips = Skips::new("only helper killed mid-task");
+    if !pool(&skips) {
+        return;
+    }
+    let mut cluster = TestCluster::start(1);
+    let user = Sandbox::of(&cluster);
+    let ran = build_disturbed(&user, || cluster.kill_helper(0));
+    said_once(&ran, &["helper"]);
+    skips.done();
+}
+
+#[test]
+fn initiator_killed_between_tasks() {
+    let user = Sandbox::new();
+    let build = plain_build(&user);
+    let ran = build_with_hook(&build, &user, KILL_INITIATOR);
+    counted(user.root().join("killed").exists(), "an initiator was there to be killed");
+    // A new one may have taken over without loss; if not, a line says so. The socket of the dead one is in the way.
+    counted(complaints(&ran).len() <= 1, format!("{:?}", ran.own));
+    let again = build_with_hook(&build, &user, "true");
+    counted(complaints(&again).is_empty(), format!("{:?}", again.own));
+    counted(user.initiators().len() == 1, "one initiator again");
+}
+
+#[test]
+fn initiator_killed_in_the_middle_of_a_task() {
+    let user = Sandbox::new();
+    let ran = build_disturbed(&user, || user.initiators().iter().for_each(|initiator| initiator.kill()));
+    said_once(&ran, &["initiator"]);
+}
+
+#[test]
+fn initiator_killed_in_the_middle_of_a_remote_task() {
+    let skips = Skips::new("initiator killed mid remote task");
+    if !pool(&skips) {
+        return;
+    }
+    let cluster = TestCluster::start(2);
+    let user = Sandbox::of(&cluster);
+    let ran = build_disturbed(&user, || user.initiators().iter().for_each(|initiator| initiator.kill()));
+    said_once(&ran, &["initiator"]);
+    skips.done();
+}
+
+/// A socket that nobody listens on, one that is no socket, and a file where a directory should be.
+#[test]
+fn rubbish_where_the_sockets_are() {
+    let user = Sandbox::new();
+    let build = plain_build(&user);
+    build_with_hook(&build, &user, "true");
+    user.initiators().iter().for_each(|initiator| initiator.kill());
+    build_with_hook(&build, &user, "true");
+    user.stop();
+    for entry in walkdir::WalkDir::new(user.data_dir()).into_iter().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "sock") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    for name in ["initiator.sock", "control.sock"] {
+        for dir in std::fs::read_dir(user.data_dir().join("run")).into_iter().flatten().flatten() {
+            std::fs::write(dir.path().join(name), "not a socket").unwrap();
+        }
+    }
+    build_with_hook(&build, &user, "true");
+}
+
+#[test]
+fn cache_directory_read_only() {
+    let skips = Skips::new("read-only cache");
+    if !mounts(&skips) {
+        return;
+    }
+    for part in ["data/cache", "data"] {
+        let user = Sandbox::new();
+        let build = plain_build(&user);
+        let dir = user.root().join(part);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mount = Mount::read_only(&dir);
+        said_once(&build_with_hook(&build, &user, "true"), &["read-only", "cache", "data directory"]);
+        drop(mount);
+        skips.done();
+    }
+}
+
+#[test]
+fn cache_becomes_read_only_with_answers_in_it() {
+    let skips = Skips::new("read-only warm cache");
+    if !mounts(&skips) {
+        return;
+    }
+    let user = Sandbox::new();
+    let build = plain_build(&user);
+    build_with_hook(&build, &user, "true");
+    user.stop();
+    let mount = Mount::read_only(&user.data_dir().join("cache"));
+    build_with_hook(&build, &user, "true");
+    user.stop();
+    drop(mount);
+    skips.done();
+}
+
+/// Every file of the cache, blobs and answers alike.
+fn cached_files(user: &Sandbox) -> Vec<std::path::PathBuf> {
+    let files = walkdir::WalkDir::new(user.data_dir().join("cache")).into_iter().flatten();
+    files.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect()
+}
+
+fn damaged_cache(damage: impl Fn(&Path)) {
+    let user = Sandbox::new();
+    let build = plain_build(&user);
+    build_with_hook(&build, &user, "true");
+    user.stop();
+    let files = cached_files(&user);
+    counted(!files.is_empty(), "the cache is in `cache/` of the data directory");
+    for file in &files {
+        // Blobs are read-only files; whoever is not root must first be able to write.
+        std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        damage(file);
+    }
+    said_once(&build_with_hook(&build, &user, "true"), &["damaged"]);
+    let healed = build_with_hook(&build, &user, "true");
+    counted(complaints(&healed).is_empty(), format!("nothing is wrong any more: {:?}", healed.own));
+}
+
+#[test]
+fn cache_with_flipped_bits() {
+    damaged_cache(|file| {
+        let mut bytes = std::fs::read(file).unwrap();
+        if let Some(middle) = bytes.len().checked_sub(1).map(|last| last / 2) {
+            bytes[middle] ^= 0x10;
+        }
+        std::fs::write(file, bytes).unwrap();
+    });
+}
+
+#[test]
+fn cache_cut_short() {
+    damaged_cache(|file| {
+        let length = std::fs::metadata(file).unwrap().len();
+        std::fs::File::options().write(true).open(file).unwrap().set_len(length / 2).unwrap();
+    });
+}
+
+#[test]
+fn disk_full_in_the_cache() {
+    let skips = Skips::new("full cache");
+    if !mounts(&skips) {
+        return;
+    }
+    let user = Sandbox::new();
+    let build = plain_build(&user);
+    let dir = user.data_dir().join("cache");
+    std::fs::create_dir_all(&dir).unwrap();
+    let mount = Mount::small(&dir, 256, true);
+    said_once(&build_with_hook(&build, &user, "true"), &["cache", "space", "full"]);
+    user.stop();
+    drop(mount);
+    skips.done();
+}
+
+#[test]
+fn disk_full_in_helpers() {
+    let skips = Skips::new("full helpers");
+    if !mounts(&skips) || !pool(&skips) {
+        return;
+    }
+    // With one helper of two, another can do the work; with both, this machine must.
+    for full in [1, 2] {
+        let dirs: Vec<_> = (0..full).map(|_| tempfile::tempdir().unwrap()).collect();
+        let mounts: Vec<_> = dirs.iter().map(|dir| Mount::small(dir.path(), 2048, false)).collect();
+        let paths: Vec<&Path> = dirs.iter().map(|dir| dir.path()).collect();
+        let cluster = TestCluster::start_in(2, &paths);
+        let user = Sandbox::of(&cluster);
+        let build = plain_build(&user);
+        said_once(&build_with_hook(&build, &user, "true"), &["helper", "space", "full"]);
+        drop((user.stop(), build, cluster, mounts));
+        skips.done();
+    }
+}
+
+/// The compiler may have read the source before it went, or not: both are what it would do by itself. That the old
+/// answer is not given when another source comes is what counts.
+#[test]
+fn source_deleted_during_the_build() {
+    let user = Sandbox::new();
+    let dir = user.fresh_dir("project");
+    let slow = Slow::seconds();
+    slow.write(&dir);
+    let source = std::fs::read_dir(&dir).unwrap().next().unwrap().unwrap().path();
+    let mut command = user.dbuild_command(&dir, &["sh", "-c", &slow.command()]);
+    let ran = std::thread::scope(|scope| {
+        let running = scope.spawn(|| run_bounded(&mut command, Stdio::Files));
+        slow.wait_until_running();
+        std::fs::remove_file(&source).unwrap();
+        running.join().unwrap()
+    });
+    let told = String::from_utf8_lossy(&ran.stderr).contains("No such file");
+    assert!(ran.code == 0 || (ran.code == 1 && told), "{ran}");
+    std::fs::write(&source, "long value = 6;\n").unwrap();
+    user.plain_sh(&dir, &slow.command()).ok();
+    let plain = std::fs::read(dir.join("slow.o")).unwrap();
+    user.dbuild_sh(&dir, &slow.command()).ok();
+    assert_eq!(plain, std::fs::read(dir.join("slow.o")).unwrap());
+}
