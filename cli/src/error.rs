@@ -39,10 +39,10 @@ impl CliError {
 
     /// Prints the message to stderr and gives the exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("dbuild: {}", self.message);
-        if let Some(hint) = &self.hint {
-            eprintln!("  {hint}");
-        }
+        use std::io::Write;
+        let hint = self.hint.as_ref().map(|hint| format!("  {hint}\n")).unwrap_or_default();
+        // A stderr that is closed or full leaves nobody to tell.
+        let _ = write!(std::io::stderr().lock(), "dbuild: {}\n{hint}", self.message);
         ExitCode::from(self.code)
     }
 }

@@ -3,6 +3,7 @@
 //! `request` has read the arguments, `outputs` predicts files; here the arguments are dealt out again, in their order.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -35,11 +36,15 @@ fn plan(call: &Call<'_>, info: &CompilerInfo, files: &dyn Files) -> Result<Plan,
     let mut request = Request::read(args, &setting)?;
     check_sources(&mut request, call.cwd, files)?;
     let terminal = colour::terminal_args(call, info, &request, files)?;
+    let alone = request.sources.len() == 1;
+    let as_written = alone && !argv.iter().any(|word| word.as_bytes().starts_with(b"@"));
+    if request.records_command_line && !as_written {
+        return Err(Reason::RecordsCommandLine);
+    }
     if request.stage == Stage::Link {
         return compile_and_link(&request, &terminal, call.cwd);
     }
 
-    let alone = request.sources.len() == 1;
     let mut tasks = Vec::with_capacity(request.sources.len());
     for source in &request.sources {
         let outputs = outputs::predict(&request, source, info)?;

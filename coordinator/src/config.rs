@@ -55,7 +55,7 @@ impl CoordinatorConfig {
             max_attempts: 3,
             helper_wait: Duration::from_secs(5),
             state_interval: Duration::from_secs(3),
-            abandon_after: Duration::from_secs(10),
+            abandon_after: Duration::from_secs(2),
             default_timeout: Duration::from_secs(3600),
             max_timeout: Duration::from_secs(24 * 3600),
             lease_slack: Duration::from_secs(600),

@@ -15,6 +15,8 @@ use crate::tree::{Dir, Entry, Input, is_component};
 
 /// As the kernel counts (`MAXSYMLINKS`).
 const MAX_LINKS: u32 = 40;
+/// Longer than any path that the kernel takes (PATH_MAX, limits.h): links must not make one.
+const MAX_PATH: usize = 4095;
 /// Smaller subtrees are laid out in less time than a mount takes.
 const SHARE_FROM: u64 = 16;
 
@@ -142,7 +144,11 @@ fn resolve(input: &Input, start: &[String], path: &str) -> Result<Place, LayoutE
             Some(Entry::File) => return Err(LayoutError::NotADirectory(path.to_owned())),
             Some(Entry::Link(link)) => {
                 links += 1;
-                if links > MAX_LINKS {
+                let length = |parts: &mut dyn Iterator<Item = &String>| {
+                    parts.map(|part| part.len() + 1).sum::<usize>()
+                };
+                let total = link.target.len() + length(&mut done.iter()) + length(&mut todo.iter());
+                if links > MAX_LINKS || total > MAX_PATH {
                     return Err(LayoutError::Loop(path.to_owned()));
                 }
                 if link.target.starts_with('/') {

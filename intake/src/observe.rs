@@ -20,8 +20,26 @@ use dbuild_shims::trace::{Kind, Outcome, Record, Trace};
 use crate::error::Doubt;
 use crate::toolchain::Toolchain;
 
-/// Paths under these say nothing about the build.
-const IGNORED: [&str; 3] = ["/proc", "/dev", "/sys"];
+/// Paths under these are the machine's and not the build's: looking at them says nothing. What is *read* there does,
+/// unless it is one of [`HARMLESS`].
+const MACHINE: [&str; 3] = ["/proc", "/dev", "/sys"];
+
+/// A file system like any other, though under `/dev`.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// What compilers and their libraries read there without any effect on a result (the processor is part of the key
+/// where it has one).
+const HARMLESS: [&str; 9] = [
+    "/dev/null",
+    "/dev/random",
+    "/dev/tty",
+    "/dev/urandom",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self/exe",
+    "/proc/self/maps",
+    "/proc/self/status",
+];
 
 const EACCES: u16 = 13;
 const EINVAL: u16 = 22;
@@ -105,6 +123,8 @@ struct Look {
     executed: bool,
     /// Opened for reading before anybody in this compile wrote it.
     read_first: bool,
+    /// Removed though nobody in this compile had written it.
+    removed: bool,
 }
 
 impl Looks {
@@ -112,9 +132,15 @@ impl Looks {
         let look = self.at(record.path);
         match (record.kind, record.outcome) {
             // A write that failed leaves nothing; if it mattered, the compile failed.
-            (Kind::OpenWrite | Kind::Rename | Kind::Unlink, Outcome::Absent | Outcome::Failed(_)) => {}
-            // Whatever was unlinked, it is nobody's input unless it was read before; that is told apart below.
-            (Kind::OpenWrite | Kind::Unlink, Outcome::Found) => look.written = true,
+            (Kind::OpenWrite | Kind::Rename | Kind::Unlink, Outcome::Failed(_))
+            | (Kind::OpenWrite | Kind::Rename, Outcome::Absent) => {}
+            // Had it been there, it would be gone now (gcc removes the `.gcda` of an older build).
+            (Kind::Unlink, Outcome::Absent) if look.written => {}
+            (Kind::Unlink, Outcome::Found) => {
+                look.removed |= !look.written;
+                look.written = true;
+            }
+            (Kind::OpenWrite, Outcome::Found) => look.written = true,
             (Kind::Rename, Outcome::Found) => {
                 look.written = true;
                 self.at(record.second).written = true;
@@ -123,6 +149,11 @@ impl Looks {
             (Kind::OpenRead, Outcome::Found) => {
                 look.read_first |= !look.written;
                 look.found = true;
+                if is_ignored(record.path.as_os_str())
+                    && !HARMLESS.iter().any(|path| record.path == Path::new(path))
+                {
+                    return Err(Doubt::Special(record.path.to_path_buf()));
+                }
             }
             (_, Outcome::Found) => look.found = true,
             (_, Outcome::Absent) => look.absent = true,
@@ -166,6 +197,9 @@ impl Looks {
             if look.written {
                 if look.read_first && there.is_none_or(|there| there.kind != On::Directory) {
                     return Err(Doubt::Trace(format!("{} was read and then written", path.display())));
+                }
+                if there.is_none() && look.removed && !outputs.contains(path.as_os_str()) {
+                    return Err(Doubt::Gone(path));
                 }
                 if there.is_some_and(|there| there.kind == On::File) {
                     if !outputs.contains(path.as_os_str()) {
@@ -222,9 +256,10 @@ fn tidy(path: &Path) -> Cow<'_, OsStr> {
 /// Whether the path lies where nothing says anything about the build.
 fn is_ignored(path: &OsStr) -> bool {
     let bytes = path.as_encoded_bytes();
-    IGNORED.iter().any(|prefix| {
+    let under = |prefix: &str| {
         bytes.strip_prefix(prefix.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
-    })
+    };
+    MACHINE.iter().any(|prefix| under(prefix)) && !under(SHARED_MEMORY)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

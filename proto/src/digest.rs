@@ -145,7 +145,8 @@ impl From<Digest> for crate::record::BlobRef {
 impl TryFrom<&crate::record::BlobRef> for Digest {
     type Error = DigestError;
     fn try_from(blob: &crate::record::BlobRef) -> Result<Self, DigestError> {
-        let hash = blob.hash.as_slice().try_into().map_err(|_| DigestError::Hash(format!("{:?}", blob.hash)))?;
+        let hash =
+            blob.hash.as_slice().try_into().map_err(|_| DigestError::Hash(format!("{:?}", blob.hash)))?;
         Ok(Digest { hash, size: blob.size })
     }
 }

@@ -63,6 +63,12 @@ fn stand_in(argv: Vec<OsString>) -> i32 {
             return fallback::replace(&Program { path, argv, env });
         }
         Resolved::Compiler(path) => Call::new(path, argv, env, &settings),
+        Resolved::Behind(path) => {
+            // a driver looks for its parts beside what argv[0] leads to, which would be the launcher
+            let name = path.clone().into_os_string();
+            let argv = std::iter::once(name).chain(argv.into_iter().skip(1)).collect();
+            Call::new(path, argv, env, &settings)
+        }
     };
     if settings.passes_through() {
         return fallback::replace(&call.program);

@@ -21,6 +21,8 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub enum Resolved {
     /// A program that compiles.
     Compiler(PathBuf),
+    /// A program that compiles, found behind a launcher: what the call names is not what runs.
+    Behind(PathBuf),
     /// A script, or a launcher without a compiler behind it on `PATH`: runs as it is, and what it calls is
     /// caught.
     Indirect(PathBuf),
@@ -40,7 +42,10 @@ pub fn compiler(argv: &[OsString], settings: &Settings, env: &Env) -> Option<Res
     }
     let name = first.file_name().unwrap_or_default();
     match on_path(name, env, |path| !is_stand_in(path) && !is_launcher(path)) {
-        Some(behind) => Some(judged(behind)),
+        Some(behind) => Some(match judged(behind) {
+            Resolved::Compiler(path) => Resolved::Behind(path),
+            other => other,
+        }),
         None => Some(Resolved::Indirect(first)),
     }
 }

@@ -69,23 +69,39 @@ async fn wrap(config: &Config, words: &[OsString], program: PathBuf) -> Result<E
         Ok((changes, client)) => (changes, Some(client)),
         Err(error) => {
             // A fault of dbuild's costs time, never a build.
-            eprintln!("dbuild: {error}; the build runs without dbuild");
+            say(&format!("dbuild: {error}; the build runs without dbuild\n"));
             (Vec::new(), None)
         }
     };
     let stand_in = client.as_ref().and_then(|_| stand_in(&program, &changes));
     let status = run_child(words, stand_in, &changes).await?;
     if let Some(client) = &mut client {
-        let tally = match client.ask(&Request::End { session }).await {
-            Ok(Answer::Tally(tally)) => Some(*tally),
-            _ => None,
-        };
+        let tally = end(client, &config.data_dir, session).await;
         let fallbacks = changes.iter().find(|(name, _)| *name == vars::FALLBACKS).map(|(_, file)| take(file));
         if !config.quiet {
-            eprint!("{}", summary(tally.as_ref(), &fallbacks.unwrap_or_default(), started.elapsed()));
+            say(&summary(tally.as_ref(), &fallbacks.unwrap_or_default(), started.elapsed()));
         }
     }
     Ok(exit_code(status))
+}
+
+/// The build's tally; from the initiator that took over, if the first one was killed.
+async fn end(client: &mut Client, data: &DataDir, session: String) -> Option<Tally> {
+    let request = Request::End { session };
+    let answer = match client.ask(&request).await {
+        Ok(answer) => Some(answer),
+        Err(_) => Client::connect(data).await.ok()??.ask(&request).await.ok(),
+    };
+    match answer? {
+        Answer::Tally(tally) => Some(*tally),
+        _ => None,
+    }
+}
+
+/// Prints to stderr; one that is closed or full must not change the build's exit code.
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// The shim, if the command is itself a compiler: there is no process before it that could be intercepted.
@@ -104,13 +120,15 @@ async fn open(config: &Config, session: &str, program: &Path) -> Result<(Changes
     let mut client = Client::connect_or_start(data).await?;
     client.ask(&Request::Begin { session: session.to_owned() }).await.context("talk to the initiator")?;
 
+    let fallbacks = fallbacks_file(data, session);
+    fs_err::File::create(&fallbacks).context("make the list of fallbacks")?;
     let exe = std::env::current_exe().context("find the dbuild binary")?;
     let mut changes: Changes = vec![
         (vars::SHIMS, shims.clone().into()),
         (vars::SOCKET, data.run().into()),
         (vars::SESSION, session.into()),
         (vars::EXE, exe.into()),
-        (vars::FALLBACKS, fallbacks_file(data, session).into()),
+        (vars::FALLBACKS, fallbacks.into()),
         ("DBUILD_DATA_DIR", data.root().into()),
         ("DBUILD_LOCAL_SLOTS", config.local_slots.to_string().into()),
     ];
@@ -169,10 +187,10 @@ fn fallbacks_file(data: &DataDir, session: &str) -> PathBuf {
     data.run().join(format!("fallbacks-{session}"))
 }
 
-/// Reads and removes the shims' own list of reasons; it exists only if there were some.
+/// Reads and removes the shims' own list of reasons.
 fn take(file: &OsString) -> Vec<String> {
     let text = std::fs::read(file).unwrap_or_default();
-    // Not there: nothing fell back.
+    // Removed by somebody else: nobody reads it any more.
     let _ = std::fs::remove_file(file);
     String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
 }
@@ -207,6 +225,9 @@ fn summary(tally: Option<&Tally>, alone: &[String], elapsed: Duration) -> String
     }
     for (fault, tasks) in faults {
         text += &format!("dbuild: {tasks} ran here because of a fault: {fault}\n");
+    }
+    for (notice, tasks) in &tally.notices {
+        text += &format!("dbuild: {tasks} took longer: {notice}\n");
     }
     text
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dbuild_compilers::{Call, FileKind, Files, Link, Plan, Reason, Task, analyse, driver_spoke};
@@ -30,10 +30,7 @@ pub struct Context {
 
 impl Context {
     fn new(initiator: Arc<Initiator>, invoke: Invoke) -> Self {
-        let variable = |name: &str| {
-            let found = invoke.env.iter().rev().find(|(variable, _)| variable == OsStr::new(name));
-            found.and_then(|(_, value)| value.to_str()).filter(|value| !value.is_empty())
-        };
+        let variable = |name: &str| variable(&invoke, name).and_then(OsStr::to_str);
         let session = invoke.session.to_string_lossy().into_owned();
         let coordinator = variable("DBUILD_COORDINATOR").map(str::to_owned);
         let local_slots = variable("DBUILD_LOCAL_SLOTS").and_then(|text| text.parse().ok());
@@ -41,8 +38,13 @@ impl Context {
         Context { initiator, invoke, session, coordinator, local_slots }
     }
 
+    /// A variable of the build's environment that is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        variable(&self.invoke, name)
+    }
+
     /// The absolute form of a path as the call spelled it; links and `..` stay in it.
-    pub fn absolute(&self, path: &std::path::Path) -> PathBuf {
+    pub fn absolute(&self, path: &Path) -> PathBuf {
         self.invoke.cwd.join(path)
     }
 
@@ -83,11 +85,17 @@ impl Context {
             sent: 0,
             received: 0,
             run_ms: 0,
+            notice: None,
             outputs: Vec::new(),
             key: Vec::new(),
             miss: None,
         }
     }
+}
+
+fn variable<'i>(invoke: &'i Invoke, name: &str) -> Option<&'i OsStr> {
+    let found = invoke.env.iter().rev().find(|(variable, _)| variable == OsStr::new(name));
+    found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
 }
 
 /// Serves one shim.
@@ -137,10 +145,17 @@ fn plan(context: &Context) -> Planned {
         stderr_tty: invoke.stderr_tty,
     };
     match analyse(&call, &toolchain.info, &Disk) {
-        // What reads a pipe may wait for another compiler that waits for this slot; queries cost nothing.
-        Plan::Local(reason @ (Reason::ReadsStdin | Reason::Query | Reason::DryRun)) => {
-            Planned::Local(reason.to_string(), false)
-        }
+        // What reads or writes a pipe may wait for another compiler that waits for this slot; queries cost nothing.
+        Plan::Local(
+            reason @ (Reason::ReadsStdin
+            | Reason::SourceNotRegular
+            | Reason::ResponseFile
+            | Reason::WritesStdout
+            | Reason::OutputNotRegular
+            | Reason::PreprocessOnly
+            | Reason::Query
+            | Reason::DryRun),
+        ) => Planned::Local(reason.to_string(), false),
         Plan::Local(reason) => Planned::Local(reason.to_string(), true),
         Plan::Tasks { tasks, then } => Planned::Tasks(toolchain, tasks, then),
     }
@@ -175,13 +190,17 @@ async fn run_tasks(
     then: Option<Link>,
 ) -> io::Result<()> {
     let split = tasks.len() > 1 || then.is_some();
-    let objects = local::Objects::choose(&context.initiator.config.data_dir.scratch(), &tasks)?;
+    let temporary = context
+        .variable("TMPDIR")
+        .map_or_else(|| PathBuf::from("/tmp"), |dir| context.absolute(Path::new(dir)));
+    let objects = local::Objects::choose(&temporary, toolchain.info.family, &tasks)?;
     let tasks: Vec<Arc<Task>> = tasks.into_iter().map(Arc::new).collect();
 
     // What needs no process of the shim's: all tasks at the same time.
-    let asked = tasks.iter().zip(objects.paths()).map(|(work, object)| {
-        task::answer(context.clone(), toolchain.clone(), work.clone(), object.cloned())
-    });
+    let asked = tasks
+        .iter()
+        .zip(objects.paths())
+        .map(|(work, object)| task::answer(context.clone(), toolchain.clone(), work.clone(), object));
     let verdicts = tokio::select! {
         verdicts = join_all(asked) => verdicts,
         // The build was interrupted: dropping the futures cancels what helpers do for it.
@@ -317,14 +336,14 @@ struct Disk;
 const MAX_RESPONSE_FILE: u64 = 64 << 20;
 
 impl Files for Disk {
-    fn read(&self, path: &std::path::Path) -> io::Result<Vec<u8>> {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         if fs_err::metadata(path)?.len() > MAX_RESPONSE_FILE {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         fs_err::read(path)
     }
 
-    fn kind(&self, path: &std::path::Path) -> Option<FileKind> {
+    fn kind(&self, path: &Path) -> Option<FileKind> {
         let meta = std::fs::metadata(path).ok()?;
         Some(match () {
             () if meta.is_file() => FileKind::File,

@@ -1,9 +1,10 @@
 //! What follows a run on this machine: read the trace, keep the outputs, remember the result.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use dbuild_compilers::{Task, scan_args};
+use dbuild_compilers::{Family, Task, scan_args};
 use dbuild_intake::observe::{self, Scope};
 use dbuild_intake::recall::remember;
 use dbuild_intake::{Doubt, Inputs};
@@ -30,6 +31,7 @@ pub fn finish(context: &Context, here: Here, ran: Ran) -> Answered {
     end.exit_code = exit_code(ran.status);
     end.run_ms = ran.wall_us / 1000;
     end.fault = here.fault.clone();
+    end.notice = here.notice.clone();
     end.miss = here.miss.clone();
     end.uncacheable = match (&here.uncacheable, &here.traced) {
         (Some(reason), _) => Some(reason.clone()),
@@ -71,7 +73,7 @@ fn keep(context: &Context, here: &Here, traced: &Traced, ran: &Ran) -> Result<()
     let store = initiator.store.as_ref().map_err(|reason| Unkept::Fault(reason.clone()))?;
     let prepared = &here.prepared;
     let places = prepared.outputs(context);
-    let declared: Vec<PathBuf> = places.iter().map(|(_, path)| path.clone()).collect();
+    let declared: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
     let own = initiator.own_directories();
     let scope = Scope { toolchain: Some(&prepared.toolchain), outputs: &declared, own: &own };
     let observed = observe::read(&traced.trace, &scope).map_err(|doubt| doubted(&doubt))?;
@@ -79,11 +81,17 @@ fn keep(context: &Context, here: &Here, traced: &Traced, ran: &Ran) -> Result<()
         tracing::info!(strays = ?observed.strays, "a compile wrote more than was expected");
         return Err("writes a file that dbuild did not expect".into());
     }
+    if !observed.programs.is_empty() {
+        return Err("runs a program that is not the compiler's".into());
+    }
     let mut inputs =
         Inputs::gather(&observed, &initiator.files, traced.started).map_err(|doubt| doubted(&doubt))?;
     for path in &prepared.task.extra_inputs {
         let added = inputs.add(&context.absolute(path), &initiator.files, traced.started);
         added.map_err(|doubt| doubted(&doubt))?;
+    }
+    if policy::specs_read_environment(&prepared.task.args, &context.invoke.cwd) {
+        return Err("specs that read the environment".into());
     }
     let mentions = inputs.mentions.union(scan_args(&prepared.task.args));
     policy::may_be_kept(mentions, &prepared.toolchain.info, &prepared.env)?;
@@ -94,23 +102,20 @@ fn keep(context: &Context, here: &Here, traced: &Traced, ran: &Ran) -> Result<()
         stderr: ran.stderr.clone(),
         run_ms: ran.wall_us / 1000,
     };
-    for (name, path) in &places {
-        let ready = outputs::ingest(store, path).map_err(|error| match error {
+    for place in &places {
+        let kept = outputs::ingest(store, &place.path).map_err(|error| match error {
             IngestError::Read(_) => Unkept::Because("output cannot be read back".to_owned()),
-            IngestError::Store(error) => Unkept::Fault(format!("the cache failed to {error}")),
+            IngestError::Store(error) => Unkept::Fault(outputs::cache_fault(&error)),
         })?;
         // A file that was there before and that this run did not write is no output of it.
-        let Some(ready) = ready.filter(|_| observed.written.contains(path)) else { continue };
-        outcome.outputs.push(OutputFile {
-            path: name.as_os_str().as_bytes().to_vec(),
-            blob: Some(ready.digest.into()),
-            executable: ready.executable,
-        });
+        let written = |path: &Path| observed.written.iter().any(|written| written == path);
+        let Some((digest, executable)) = kept.filter(|_| written(&place.path)) else { continue };
+        let path = place.name.as_os_str().as_bytes().to_vec();
+        outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable });
     }
-    policy::complete(&prepared.task, &places, &outcome)
-        .map_err(|_| Unkept::from("an expected output is missing"))?;
+    policy::complete(&places, &outcome).map_err(|_| Unkept::from("an expected output is missing"))?;
     remember(store, &prepared.key, &inputs, outcome)
-        .map_err(|error| Unkept::Fault(format!("the cache failed to {error}")))
+        .map_err(|error| Unkept::Fault(outputs::cache_fault(&error)))
 }
 
 /// A doubt's stable text: reasons are counted, so they name no files.
@@ -125,32 +130,40 @@ fn doubted(doubt: &Doubt) -> Unkept {
     })
 }
 
-/// Where the objects between compile and link go: a directory of their own per call, removed with this value.
-pub struct Objects {
-    paths: Vec<Option<PathBuf>>,
-    _dir: Option<tempfile::TempDir>,
-}
+/// The objects between compile and link: named like the driver's own, because a linker names them in messages and maps;
+/// removed with this value.
+pub struct Objects(Vec<Option<tempfile::TempPath>>);
 
 impl Objects {
-    /// Chooses a path for each task that leaves it to us.
-    pub fn choose(scratch: &Path, tasks: &[Task]) -> std::io::Result<Self> {
-        if !tasks.iter().any(Task::needs_object_path) {
-            return Ok(Objects { paths: vec![None; tasks.len()], _dir: None });
-        }
-        let dir = tempfile::Builder::new().prefix("objects-").tempdir_in(scratch)?;
-        let path = |(index, task): (usize, &Task)| {
-            task.needs_object_path().then(|| dir.path().join(format!("{index}.o")))
+    /// Chooses a path in `dir` for each task that leaves it to us.
+    pub fn choose(dir: &Path, family: Family, tasks: &[Task]) -> std::io::Result<Self> {
+        let choose = |task: &Task| {
+            if !task.needs_object_path() {
+                return Ok(None);
+            }
+            let mut prefix = OsString::from("cc");
+            if family == Family::Clang {
+                prefix = task.source.file_stem().unwrap_or_default().to_owned();
+                prefix.push("-");
+            }
+            let mut builder = tempfile::Builder::new();
+            builder
+                .prefix(&prefix)
+                .suffix(".o")
+                .rand_bytes(6)
+                .tempfile_in(dir)
+                .map(|file| Some(file.into_temp_path()))
         };
-        Ok(Objects { paths: tasks.iter().enumerate().map(path).collect(), _dir: Some(dir) })
+        tasks.iter().map(choose).collect::<std::io::Result<_>>().map(Objects)
     }
 
     /// One per task.
-    pub fn paths(&self) -> impl Iterator<Item = Option<&PathBuf>> {
-        self.paths.iter().map(Option::as_ref)
+    pub fn paths(&self) -> impl Iterator<Item = Option<PathBuf>> {
+        self.0.iter().map(|path| path.as_ref().map(|path| path.to_path_buf()))
     }
 
     /// The objects in the order of the tasks.
     pub fn all(&self) -> Vec<PathBuf> {
-        self.paths.iter().flatten().cloned().collect()
+        self.paths().flatten().collect()
     }
 }

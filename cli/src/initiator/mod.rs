@@ -59,6 +59,8 @@ pub struct Initiator {
     recorder: record::Sender,
     /// Identity of this machine's processor, for `-march=native`.
     cpu: OnceLock<String>,
+    /// How many traces were begun.
+    traces: AtomicUsize,
     busy: AtomicUsize,
     /// Rings when `busy` has become 0.
     idle: Notify,
@@ -182,6 +184,7 @@ impl Initiator {
             remotes: Mutex::default(),
             recorder: record::Recorder::start(config.data_dir.records()),
             cpu: OnceLock::new(),
+            traces: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             idle: Notify::new(),
             stopping: watch::Sender::new(false),
@@ -218,6 +221,12 @@ impl Initiator {
         let mut own = vec![data.run(), data.shims(), data.scratch()];
         own.extend(self.interceptor.parent().map(std::path::Path::to_path_buf));
         own
+    }
+
+    /// A name in the scratch directory that no other trace has.
+    fn new_trace(&self) -> PathBuf {
+        let number = self.traces.fetch_add(1, Ordering::Relaxed);
+        self.config.data_dir.scratch().join(format!("trace-{number}"))
     }
 
     /// What `-march=native` means here: model and features as the kernel tells them.

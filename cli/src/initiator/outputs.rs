@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dbuild_cache::{CacheError, Store};
+use dbuild_compilers::{Family, OutputKind};
 use dbuild_proto::{Digest, DigestFunction};
 
 /// A file to be put in place.
@@ -17,6 +18,25 @@ pub struct Ready {
     pub path: PathBuf,
     pub digest: Digest,
     pub executable: bool,
+    pub manner: Manner,
+}
+
+/// What a compiler does with a file that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// A new file takes its place, and that of a symbolic link.
+    Replace,
+    /// It is opened and written anew: a link is followed, and the mode stays.
+    Overwrite,
+}
+
+/// Assemblers and `objcopy` remove what is there, clang renames a new file over it; gcc's compiler proper opens files.
+pub fn manner(family: Family, kind: OutputKind) -> Manner {
+    match (family, kind) {
+        (_, OutputKind::Object | OutputKind::SplitDwarf) => Manner::Replace,
+        (Family::Clang, OutputKind::Assembly) => Manner::Replace,
+        _ => Manner::Overwrite,
+    }
 }
 
 /// Why an output is left to the compiler, as a reason for statistics; `None` if we may write it.
@@ -42,31 +62,63 @@ pub fn objection(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// Puts every file in place, each atomically, with a fresh mtime and the mode that the compiler would have given.
+/// Puts every file in place, each atomically, with a fresh mtime and the mode that the compiler would have given. If
+/// one cannot be, those that were not there before are gone again.
 pub fn place(store: &Store, files: &[Ready], umask: u32) -> Result<(), CacheError> {
+    let mut new = Vec::new();
     for file in files {
-        let mode = if file.executable { 0o777 } else { 0o666 } & !umask;
-        // A compiler that opens a link writes to its target.
-        let target = match std::fs::symlink_metadata(&file.path) {
-            Ok(meta) if meta.is_symlink() => {
-                std::fs::canonicalize(&file.path).unwrap_or_else(|_| file.path.clone())
+        if std::fs::symlink_metadata(&file.path).is_err() {
+            new.push(&file.path);
+        }
+        let placed = place_one(store, file, umask);
+        if placed.is_err() {
+            for path in new {
+                // What was not written is not there to be removed.
+                let _ = std::fs::remove_file(path);
             }
-            _ => file.path.clone(),
-        };
-        // Opening a file that exists keeps its mode.
-        let mode = std::fs::metadata(&target).map_or(mode, |meta| meta.mode() & 0o7777);
-        store.copy_to(DigestFunction::Blake3, &file.digest, &target, mode)?;
+            return placed;
+        }
     }
     Ok(())
 }
 
-/// Takes what the compiler has just written into the store. `None` for one that is not there.
-pub fn ingest(store: &Store, path: &Path) -> Result<Option<Ready>, IngestError> {
+fn place_one(store: &Store, file: &Ready, umask: u32) -> Result<(), CacheError> {
+    let fresh = if file.executable { 0o777 } else { 0o666 } & !umask;
+    let (target, mode) = match (file.manner, std::fs::symlink_metadata(&file.path)) {
+        (Manner::Replace, Ok(meta)) if meta.is_symlink() => {
+            fs_err::remove_file(&file.path).map_err(CacheError::Destination)?;
+            (file.path.clone(), fresh)
+        }
+        (Manner::Replace, _) | (Manner::Overwrite, Err(_)) => (file.path.clone(), fresh),
+        (Manner::Overwrite, Ok(_)) => {
+            let target = std::fs::canonicalize(&file.path).unwrap_or_else(|_| file.path.clone());
+            let mode = std::fs::metadata(&target).map_or(fresh, |meta| meta.mode() & 0o7777);
+            (target, mode)
+        }
+    };
+    store.copy_to(DigestFunction::Blake3, &file.digest, &target, mode)
+}
+
+/// What is wrong with the cache, in words that are the same for every task.
+pub fn cache_fault(error: &CacheError) -> String {
+    match error {
+        error if error.is_full() => "no space is left for the cache".to_owned(),
+        error if error.is_read_only() => "the cache is read-only".to_owned(),
+        error => match error.io_kind() {
+            Some(kind) => format!("the cache failed: {kind}"),
+            None => "the cache failed".to_owned(),
+        },
+    }
+}
+
+/// Takes what the compiler has just written into the store: its digest, and whether it is executable. `None` for one
+/// that is not there.
+pub fn ingest(store: &Store, path: &Path) -> Result<Option<(Digest, bool)>, IngestError> {
     match fs_err::symlink_metadata(path) {
         Ok(meta) if meta.is_file() || meta.is_symlink() => {
             let executable = fs_err::metadata(path).map_err(IngestError::Read)?.mode() & 0o111 != 0;
             let digest = store.put_file(DigestFunction::Blake3, path).map_err(IngestError::Store)?;
-            Ok(Some(Ready { path: path.to_owned(), digest, executable }))
+            Ok(Some((digest, executable)))
         }
         Ok(_) => Err(IngestError::Read(io::Error::other("not a regular file"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

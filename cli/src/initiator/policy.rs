@@ -1,14 +1,15 @@
-//! Rules about what may be kept, what may leave this machine, and what a helper's answer must look like. Pure, but
-//! for the removal of what a failed compile leaves.
+//! Rules about what may be kept, what may leave this machine, and what a helper's answer must look like. They look at
+//! the file system, and change nothing.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use dbuild_compilers::{CompilerInfo, Family, Mentions, Output, Task, scan_args};
+use dbuild_compilers::{CompilerInfo, Family, Mentions, OutputKind, Task, scan_args};
 use dbuild_intake::Inputs;
 use dbuild_proto::record::TaskOutcome;
 
-use super::outputs::Ready;
+use super::task::Destination;
 
 /// Whether a result may be kept, seeing what its inputs and arguments mention.
 pub fn may_be_kept(
@@ -45,20 +46,43 @@ pub fn may_leave(inputs: &Inputs, task: &Task) -> Result<(), &'static str> {
 }
 
 /// Whether a successful answer has every output that the task certainly writes.
-pub fn complete(task: &Task, places: &[(PathBuf, PathBuf)], outcome: &TaskOutcome) -> Result<(), String> {
-    use std::os::unix::ffi::OsStrExt;
+pub fn complete(places: &[Destination], outcome: &TaskOutcome) -> Result<(), String> {
     let sent = |name: &Path| outcome.outputs.iter().any(|output| output.path == name.as_os_str().as_bytes());
-    let pairs = task.outputs.iter().zip(places);
-    match pairs.into_iter().find(|(Output { certain, .. }, (name, _))| *certain && !sent(name)) {
-        Some((_, (name, _))) => Err(format!("a helper did not send {}", name.display())),
-        None => Ok(()),
+    match places.iter().any(|place| place.certain && !sent(&place.name)) {
+        true => Err("a helper did not send every output".to_owned()),
+        false => Ok(()),
     }
+}
+
+/// Whether the compile would change more than its outputs: with coverage notes gcc removes the counts (`.gcda`) of an
+/// older build, which no cached answer does.
+pub fn side_effect(task: &Task, places: &[Destination]) -> Option<&'static str> {
+    let notes =
+        task.outputs.iter().zip(places).filter(|(output, _)| output.kind == OutputKind::CoverageNotes);
+    let counts = |place: &Destination| std::fs::symlink_metadata(place.path.with_extension("gcda")).is_ok();
+    notes.into_iter().any(|(_, place)| counts(place)).then_some("removes the counts of an older build")
+}
+
+/// Specs that read the environment make a result depend on what is not in its key.
+pub fn specs_read_environment(args: &[OsString], cwd: &Path) -> bool {
+    let specs = |arg: &OsString| {
+        let bytes = arg.as_bytes();
+        let name = bytes.strip_prefix(b"-specs=").or_else(|| bytes.strip_prefix(b"--specs="))?;
+        Some(cwd.join(OsStr::from_bytes(name)))
+    };
+    let reads = |path: PathBuf| match std::fs::read(path) {
+        Ok(text) => text.windows(b"getenv".len()).any(|word| word == b"getenv"),
+        // One of the compiler's own, or none: the compiler says so.
+        Err(_) => false,
+    };
+    args.iter().filter_map(specs).any(reads)
 }
 
 /// A failure that may be the machine's and not the source's: the task then runs here once more, because a person
 /// must never see an error that the plain command would not give.
-pub fn doubtful_failure(stderr: &[u8], exit_code: i32) -> Option<&'static str> {
-    const SIGNS: [&str; 7] = [
+/// The same where outputs of an older compile are there: which of them a driver removes is its own affair.
+pub fn doubtful_failure(stderr: &[u8], exit_code: i32, places: &[Destination]) -> Option<&'static str> {
+    const SIGNS: [&str; 11] = [
         "internal compiler error",
         "No such file or directory",
         "cannot execute",
@@ -66,27 +90,25 @@ pub fn doubtful_failure(stderr: &[u8], exit_code: i32) -> Option<&'static str> {
         "Cannot allocate memory",
         "Permission denied",
         "Assembler messages",
+        "inline asm",
+        "<instantiation>",
+        "ould not find",
+        "incbin",
     ];
     let text = String::from_utf8_lossy(stderr);
     // Drivers end with 1 when the source is at fault (gcc manual, "Overall Options"); 4 is an internal error.
     if exit_code != 1 {
         return Some("compiler failed strangely on a helper");
     }
+    let old =
+        |place: &&Destination| place.name == place.path && std::fs::symlink_metadata(&place.path).is_ok();
+    if places.iter().any(|place| old(&place)) {
+        return Some("failed on a helper, with outputs of an older compile here");
+    }
     SIGNS
         .iter()
         .any(|sign| text.contains(sign))
         .then_some("compiler failed on a helper, maybe for want of a file")
-}
-
-/// clang removes the outputs of a compile that failed; gcc leaves them as they were when the compiler proper failed.
-pub fn clean_up_after_failure(family: Family, places: &[(PathBuf, PathBuf)], written: &[Ready]) {
-    if family != Family::Clang {
-        return;
-    }
-    for (_, path) in places.iter().filter(|(_, path)| !written.iter().any(|ready| ready.path == *path)) {
-        // Not there: nothing to remove.
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 #[cfg(test)]
@@ -110,9 +132,9 @@ mod tests {
 
     #[test]
     fn errors_of_the_source_are_passed_on_and_others_are_tried_here() {
-        assert_eq!(doubtful_failure(b"a.c:1:1: error: expected ';'", 1), None);
-        assert!(doubtful_failure(b"a.c:1:10: fatal error: x.h: No such file or directory", 1).is_some());
-        assert!(doubtful_failure(b"", 4).is_some());
-        assert!(doubtful_failure(b"", 139).is_some());
+        assert_eq!(doubtful_failure(b"a.c:1:1: error: expected ';'", 1, &[]), None);
+        assert!(doubtful_failure(b"a.c:1:10: fatal error: x.h: No such file or directory", 1, &[]).is_some());
+        assert!(doubtful_failure(b"", 4, &[]).is_some());
+        assert!(doubtful_failure(b"", 139, &[]).is_some());
     }
 }

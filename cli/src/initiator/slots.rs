@@ -4,8 +4,13 @@
 //! while fewer than that many are taken. First come, first served among equals.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+
+/// When no slot is freed for so long, one more is granted: two compilers of one pipe must not wait for each other for
+/// ever.
+const STUCK: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
 pub struct Slots(Arc<Inner>);
@@ -34,13 +39,21 @@ impl Slots {
             if let Some(slot) = self.try_take(limit) {
                 return slot;
             }
-            freed.await;
+            if tokio::time::timeout(STUCK, freed).await.is_err() {
+                // Whoever holds the slots may be waiting for us, through a pipe that we cannot see.
+                return self.grant();
+            }
         }
+    }
+
+    fn grant(&self) -> Slot {
+        *self.0.lock() += 1;
+        Slot(self.0.clone())
     }
 
     /// Takes a slot if one is free now.
     pub fn try_take(&self, limit: u32) -> Option<Slot> {
-        let mut taken = self.0.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut taken = self.0.lock();
         if *taken >= limit.max(1) as usize {
             return None;
         }
@@ -49,9 +62,16 @@ impl Slots {
     }
 }
 
+impl Inner {
+    /// A count cannot be left half-changed.
+    fn lock(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        *self.0.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner) -= 1;
+        *self.0.lock() -= 1;
         // Those who wait have different limits: the first may not be the one who can go on.
         self.0.freed.notify_waiters();
     }

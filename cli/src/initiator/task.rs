@@ -3,12 +3,13 @@
 //! Finding an answer never fails: whatever goes wrong makes the task run here, with the reason.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dbuild_cache::CacheError;
-use dbuild_compilers::{Place, Task, relevant_env};
+use dbuild_compilers::{Output, Place, Task, relevant_env};
 use dbuild_intake::action::{ActionRequest, BuiltAction, build, logical_directory};
 use dbuild_intake::recall::{KeyParts, RecallKey, Recalled, recall, remember};
 use dbuild_intake::{
@@ -19,7 +20,7 @@ use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_shims::frame::{Command, Ran};
 
 use super::invocation::{Context, blocking};
-use super::outputs::{self, Ready};
+use super::outputs::{self, Manner, Ready};
 use super::policy;
 use super::remote::{self, Remote};
 use crate::config::processors;
@@ -62,6 +63,7 @@ pub struct Here {
     pub prepared: Prepared,
     pub reason: String,
     pub fault: Option<String>,
+    pub notice: Option<String>,
     pub miss: Option<String>,
     /// Why its answer is not kept, as far as that is known before it runs.
     pub uncacheable: Option<String>,
@@ -88,9 +90,29 @@ pub struct Prepared {
     pub fields: Vec<(String, String)>,
 }
 
+/// Where an output of a task goes. Paths are absolute.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// As records and actions name it.
+    pub name: PathBuf,
+    /// Where it is in the build's tree; differs from the name for an object between compile and link.
+    pub path: PathBuf,
+    pub manner: Manner,
+    /// The compile writes it whenever it succeeds.
+    pub certain: bool,
+}
+
 impl Here {
     fn new(prepared: Prepared, reason: impl Into<String>) -> Self {
-        Here { prepared, reason: reason.into(), fault: None, miss: None, uncacheable: None, traced: None }
+        Here {
+            prepared,
+            reason: reason.into(),
+            fault: None,
+            notice: None,
+            miss: None,
+            uncacheable: None,
+            traced: None,
+        }
     }
 
     /// Readies the run: traced if its answer may be kept.
@@ -101,11 +123,7 @@ impl Here {
             None => task.args.clone(),
         };
         if self.uncacheable.is_none() {
-            let dir = tempfile::Builder::new()
-                .prefix("trace-")
-                .tempfile_in(context.initiator.config.data_dir.scratch())?
-                .into_temp_path();
-            let trace = dir.with_extension("trace");
+            let trace = context.initiator.new_trace();
             dbuild_shims::trace::create(&trace, dbuild_shims::trace::DEFAULT_CAPACITY)?;
             let started = Start::after(&context.absolute(&task.source));
             self.traced = Some(Traced { trace, started });
@@ -119,6 +137,10 @@ impl Prepared {
         let invoke = &context.invoke;
         let env = relevant_env(toolchain.info.family, &invoke.env);
         let mut more: Vec<(&'static str, &[u8])> = Vec::new();
+        let preloaded = preloaded(context);
+        if let Some(preloaded) = &preloaded {
+            more.push(("preloaded", preloaded));
+        }
         if task.needs_cpu_identity {
             more.push(("processor", context.initiator.cpu().as_bytes()));
         }
@@ -136,17 +158,23 @@ impl Prepared {
         Prepared { toolchain, task, object, env, key, fields }
     }
 
-    /// The task's outputs, absolute: as records and actions name them, and where they go. The two differ for an
-    /// object between compile and link.
-    pub fn outputs(&self, context: &Context) -> Vec<(PathBuf, PathBuf)> {
-        let place = |place: &Place| match (place, &self.object) {
-            (Place::Named(path), _) => Some((context.absolute(path), context.absolute(path))),
-            (Place::Intermediate, Some(object)) => {
-                Some((context.absolute(Path::new(OBJECT)), object.clone()))
-            }
-            (Place::Intermediate, None) => None,
+    /// The task's outputs, in its order.
+    pub fn outputs(&self, context: &Context) -> Vec<Destination> {
+        let family = self.toolchain.info.family;
+        let destination = |output: &Output| {
+            let (name, path) = match (&output.place, &self.object) {
+                (Place::Named(path), _) => (context.absolute(path), context.absolute(path)),
+                (Place::Intermediate, Some(object)) => (context.absolute(Path::new(OBJECT)), object.clone()),
+                (Place::Intermediate, None) => return None,
+            };
+            Some(Destination {
+                name,
+                path,
+                manner: outputs::manner(family, output.kind),
+                certain: output.certain,
+            })
         };
-        self.task.outputs.iter().filter_map(|output| place(&output.place)).collect()
+        self.task.outputs.iter().filter_map(destination).collect()
     }
 
     /// The event for an answer of this task.
@@ -162,11 +190,23 @@ impl Prepared {
             sent: 0,
             received: 0,
             run_ms: 0,
-            outputs: self.outputs(context).into_iter().map(|(_, path)| path).collect(),
+            notice: None,
+            outputs: self.outputs(context).into_iter().map(|output| output.path).collect(),
             key: self.fields.clone(),
             miss: None,
         }
     }
+}
+
+/// What the build itself preloads into its compilers (fakeroot and its like): the list, and each library's content.
+fn preloaded(context: &Context) -> Option<Vec<u8>> {
+    let value = context.variable("LD_PRELOAD")?.as_bytes();
+    let mut all = value.to_vec();
+    for library in value.split(|byte| matches!(byte, b':' | b' ')) {
+        let facts = context.initiator.files.unscanned(Path::new(std::ffi::OsStr::from_bytes(library)));
+        all.extend(facts.map_or([0; 32], |facts| facts.digest.hash));
+    }
+    Some(all)
 }
 
 /// Asks the near cache and the pool.
@@ -180,16 +220,17 @@ pub async fn answer(
         let (context, task) = (context.clone(), task.clone());
         blocking(move || ask_near(&context, Prepared::new(&context, toolchain, task, object))).await
     };
-    let (prepared, miss) = match asked {
+    let (prepared, miss, notice) = match asked {
         Ok(Near::Answered(answered)) => return Verdict::Answered(answered),
         Ok(Near::Here(here)) => return Verdict::Here(here),
-        Ok(Near::Missed(prepared, miss)) => (prepared, miss),
+        Ok(Near::Missed(prepared, miss, notice)) => (prepared, miss, notice),
         // A bug of ours must not cost the build; the shim goes on alone when the connection breaks.
         Err(error) => panic!("the look-up of a task ended early: {error}"),
     };
     let mut here = match (&context.coordinator, &task.distribute) {
         (None, _) => Here::new(prepared, "no pool"),
         (Some(_), Err(reason)) => Here::new(prepared, reason.to_string()),
+        (Some(_), Ok(())) if context.variable("LD_PRELOAD").is_some() => Here::new(prepared, "LD_PRELOAD"),
         (Some(url), Ok(())) => match ask_pool(&context, &prepared, url).await {
             Ok(answered) => return Verdict::Answered(answered),
             Err(refusal) => {
@@ -200,6 +241,7 @@ pub async fn answer(
         },
     };
     here.miss = miss;
+    here.notice = notice;
     here.uncacheable = task.cache.as_ref().err().map(ToString::to_string);
     if let Err(reason) = &context.initiator.store {
         here.uncacheable = Some("the cache cannot be used".to_owned());
@@ -210,14 +252,16 @@ pub async fn answer(
 
 enum Near {
     Answered(Answered),
-    Missed(Prepared, Option<String>),
+    /// With the reason, and with what is to be said in the summary.
+    Missed(Prepared, Option<String>, Option<String>),
     Here(Box<Here>),
 }
 
 /// Looks into the near cache and puts a hit in place.
 fn ask_near(context: &Context, prepared: Prepared) -> Near {
-    let objection = prepared.outputs(context).iter().find_map(|(_, path)| outputs::objection(path));
-    if let Some(objection) = objection {
+    let destinations = prepared.outputs(context);
+    let objection = destinations.iter().find_map(|output| outputs::objection(&output.path));
+    if let Some(objection) = objection.or_else(|| policy::side_effect(&prepared.task, &destinations)) {
         // The compiler itself deals with it; what it writes there is not ours to keep.
         let mut here = Here::new(prepared, objection);
         here.uncacheable = Some(objection.to_owned());
@@ -225,36 +269,38 @@ fn ask_near(context: &Context, prepared: Prepared) -> Near {
     }
     let initiator = &context.initiator;
     let (Ok(store), Ok(())) = (&initiator.store, &prepared.task.cache) else {
-        return Near::Missed(prepared, None);
+        return Near::Missed(prepared, None, None);
     };
+    let mut notice = None;
+    let damaged = store.counters().damaged;
     let usable = |outcome: &TaskOutcome| readies(context, &prepared, outcome).is_some();
     let recalled = recall(store, &prepared.key, &initiator.files, &initiator.directories, &usable);
     let miss = match recalled {
         Ok(Recalled::Hit(outcome)) => match hit(context, &prepared, outcome) {
             Ok(answered) => return Near::Answered(answered),
-            Err(error) if error.is_not_found() => "its result was evicted from the cache".to_owned(),
-            Err(error) => {
-                let mut here = Here::new(prepared, "output could not be put in place");
-                here.fault = Some(format!("failed to {error}"));
-                return Near::Here(Box::new(here));
+            Err(error) if error.is_not_found() && store.counters().damaged > damaged => {
+                notice = Some("a damaged file was found in the cache and removed".to_owned());
+                "its result was damaged in the cache".to_owned()
             }
+            Err(error) if error.is_not_found() => "its result was evicted from the cache".to_owned(),
+            // The compiler says what is wrong there, or gets around it.
+            Err(_) => return Near::Here(Box::new(Here::new(prepared, "output could not be put in place"))),
         },
         Ok(Recalled::Changed(change)) => change.to_string(),
         Ok(Recalled::Unknown) => "this command is new".to_owned(),
-        Err(error) => format!("failed to {error}"),
+        Err(error) => outputs::cache_fault(&error),
     };
-    Near::Missed(prepared, Some(miss))
+    Near::Missed(prepared, Some(miss), notice)
 }
 
 /// The files of an outcome with their places in this build's tree; `None` if it is not one of this task's.
 fn readies(context: &Context, prepared: &Prepared, outcome: &TaskOutcome) -> Option<Vec<Ready>> {
-    use std::os::unix::ffi::OsStrExt;
     let places = prepared.outputs(context);
     let ready = |output: &OutputFile| {
         let name = Path::new(std::ffi::OsStr::from_bytes(&output.path));
-        let (_, path) = places.iter().find(|(recorded, _)| recorded == name)?;
+        let place = places.iter().find(|place| place.name == name)?;
         let digest = Digest::try_from(output.blob.as_ref()?).ok()?;
-        Some(Ready { path: path.clone(), digest, executable: output.executable })
+        Some(Ready { path: place.path.clone(), digest, executable: output.executable, manner: place.manner })
     };
     outcome.outputs.iter().map(ready).collect()
 }
@@ -324,7 +370,7 @@ fn describe(context: &Context, prepared: &Prepared) -> Result<(Inputs, BuiltActi
     let inputs = find(context, prepared, &argv0)?;
     policy::may_leave(&inputs, &prepared.task).map_err(Refusal::because)?;
     let args = prepared.task.args_with_object(Path::new(OBJECT));
-    let outputs: Vec<PathBuf> = prepared.outputs(context).into_iter().map(|(name, _)| name).collect();
+    let outputs: Vec<PathBuf> = prepared.outputs(context).into_iter().map(|output| output.name).collect();
     let request = ActionRequest {
         toolchain: &prepared.toolchain,
         inputs: &inputs,
@@ -388,12 +434,10 @@ fn accept(
     };
     for (name, digest, executable) in &answer.outputs {
         // A helper may be hostile: only paths that were asked for are ever written.
-        let Some(output) =
-            built.outputs.get(name).filter(|output| places.iter().any(|(known, _)| known == *output))
-        else {
+        let known = |output: &&PathBuf| places.iter().any(|place| place.name == **output);
+        let Some(output) = built.outputs.get(name).filter(known) else {
             return Err(Refusal::fault("a helper sent an output that was not asked for"));
         };
-        use std::os::unix::ffi::OsStrExt;
         outcome.outputs.push(OutputFile {
             path: output.as_os_str().as_bytes().to_vec(),
             blob: Some((*digest).into()),
@@ -401,21 +445,19 @@ fn accept(
         });
     }
     if answer.exit_code == 0 {
-        policy::complete(&prepared.task, &places, &outcome).map_err(Refusal::fault)?;
-    } else if let Some(reason) = policy::doubtful_failure(&outcome.stderr, answer.exit_code) {
+        policy::complete(&places, &outcome).map_err(Refusal::fault)?;
+    } else if let Some(reason) = policy::doubtful_failure(&outcome.stderr, answer.exit_code, &places) {
         return Err(Refusal::because(reason));
     }
     let files = readies(context, prepared, &outcome).unwrap_or_default();
     outputs::place(store, &files, context.invoke.umask)
-        .map_err(|error| Refusal::fault(format!("failed to put an output in place: {error}")))?;
-    if answer.exit_code != 0 {
-        policy::clean_up_after_failure(prepared.toolchain.info.family, &places, &files);
-    }
+        .map_err(|_| Refusal::because("output could not be put in place"))?;
     let (placement, reason) =
         if answer.cached { (Placement::HitShared, "hit") } else { (Placement::Remote, "remote") };
     let mut end = prepared.end(context, placement, reason);
     end.helper = answer.helper.filter(|_| !answer.cached);
     end.exit_code = answer.exit_code;
+    end.notice = answer.notice;
     (end.sent, end.received, end.run_ms) = (answer.sent, answer.received, answer.run_ms);
     end.uncacheable = prepared.task.cache.as_ref().err().map(ToString::to_string);
     context.initiator.record(Event::Ended(Box::new(end)));

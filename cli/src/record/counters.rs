@@ -40,6 +40,8 @@ pub struct Tally {
     pub helpers: BTreeMap<String, u64>,
     /// Sentence → tasks.
     pub faults: BTreeMap<String, u64>,
+    /// Sentence → tasks.
+    pub notices: BTreeMap<String, u64>,
 }
 
 impl Counters {
@@ -80,6 +82,9 @@ impl Tally {
         }
         if let Some(fault) = &end.fault {
             count(&mut self.faults, fault);
+        }
+        if let Some(notice) = &end.notice {
+            count(&mut self.notices, notice);
         }
     }
 }

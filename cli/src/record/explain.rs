@@ -68,7 +68,15 @@ pub fn find(records: &Path, output: &Path) -> std::io::Result<Option<Explanation
     }
 }
 
+/// The path as the file system has it: `../lib/a.o` and `lib/a.o` are one file.
+fn plain(output: &Path) -> PathBuf {
+    match (output.parent().map(std::fs::canonicalize), output.file_name()) {
+        (Some(Ok(dir)), Some(name)) => dir.join(name),
+        _ => output.to_owned(),
+    }
+}
+
 fn file_of(records: &Path, output: &Path) -> PathBuf {
-    let name = DigestFunction::Blake3.digest(output.as_os_str().as_bytes()).hex();
+    let name = DigestFunction::Blake3.digest(plain(output).as_os_str().as_bytes()).hex();
     records.join("why-v1").join(&name[..2]).join(&name[2..34])
 }

@@ -40,6 +40,8 @@ pub struct TaskEnd {
     pub uncacheable: Option<String>,
     /// A fault of dbuild's own made it run here: the sentence for the summary.
     pub fault: Option<String>,
+    /// It took longer than it should have, wherever it ran: the sentence for the summary.
+    pub notice: Option<String>,
     pub exit_code: i32,
     pub sent: u64,
     pub received: u64,

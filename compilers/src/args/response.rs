@@ -14,6 +14,8 @@ use crate::{Family, FileKind, Files, Reason};
 const MAX_DEPTH: usize = 32;
 /// A bound for what a hostile tree of response files can unfold to.
 const MAX_WORDS: usize = 1 << 20;
+/// The same for files that name each other twice over and hold nothing else.
+const MAX_READS: usize = 4096;
 
 /// `argv` (without `argv[0]`) with every `@file` replaced. One that cannot be read stays as it is: it may be the name
 /// of an input.
@@ -23,13 +25,19 @@ pub(crate) fn expand(
     cwd: &Path,
     files: &dyn Files,
 ) -> Result<Vec<OsString>, Reason> {
-    let mut expanded = Vec::with_capacity(argv.len());
-    expand_into(&mut expanded, argv, family, cwd, files, 0)?;
-    Ok(expanded)
+    let mut expansion = Expansion { words: Vec::with_capacity(argv.len()), reads: 0 };
+    expand_into(&mut expansion, argv, family, cwd, files, 0)?;
+    Ok(expansion.words)
+}
+
+/// What came of it so far; both are bounded.
+struct Expansion {
+    words: Vec<OsString>,
+    reads: usize,
 }
 
 fn expand_into(
-    expanded: &mut Vec<OsString>,
+    expanded: &mut Expansion,
     argv: &[OsString],
     family: Family,
     cwd: &Path,
@@ -37,13 +45,14 @@ fn expand_into(
     depth: usize,
 ) -> Result<(), Reason> {
     for word in argv {
-        if expanded.len() > MAX_WORDS {
+        if expanded.words.len() > MAX_WORDS || expanded.reads > MAX_READS {
             return Err(Reason::ResponseDepth);
         }
         let Some(text) = response_text(word, cwd, files)? else {
-            expanded.push(word.clone());
+            expanded.words.push(word.clone());
             continue;
         };
+        expanded.reads += 1;
         if depth == MAX_DEPTH {
             return Err(Reason::ResponseDepth);
         }

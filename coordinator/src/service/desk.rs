@@ -150,6 +150,8 @@ impl Desk {
 struct Live {
     job: Arc<Job>,
     progress: watch::Sender<Progress>,
+    /// An attempt failed for a reason outside the action.
+    retried: bool,
 }
 
 struct Owner {
@@ -240,7 +242,8 @@ impl Owner {
                     Effect::Accepted { task, merged } => {
                         if !merged && let Some(job) = job.take() {
                             let start = Progress { stage: re::execution_stage::Value::Queued, answer: None };
-                            self.live.insert(task, Live { job, progress: watch::Sender::new(start) });
+                            let progress = watch::Sender::new(start);
+                            self.live.insert(task, Live { job, progress, retried: false });
                         }
                         reply = Some(Ok(task));
                     }
@@ -254,7 +257,12 @@ impl Owner {
                     Effect::Cancel { helper, lease } => {
                         events.extend(self.order(helper, Order::Cancel(lease)));
                     }
-                    Effect::Requeued { task } => self.stage(task, re::execution_stage::Value::Queued),
+                    Effect::Requeued { task } => {
+                        self.stage(task, re::execution_stage::Value::Queued);
+                        if let Some(live) = self.live.get_mut(&task) {
+                            live.retried = true;
+                        }
+                    }
                     Effect::Answer { task, outcome } => self.finish(task, outcome),
                     Effect::Forgotten { task } => drop(self.live.remove(&task)),
                     Effect::Close { helper, reason } => {
@@ -288,6 +296,10 @@ impl Owner {
         let Some(live) = self.live.remove(&task) else { return };
         let stage = re::execution_stage::Value::Completed;
         let answer = match outcome {
+            Outcome::Answered(answer) if live.retried => Arc::new(re::ExecuteResponse {
+                message: "a helper failed and the action was tried again".into(),
+                ..re::ExecuteResponse::clone(&answer)
+            }),
             Outcome::Answered(answer) => answer,
             other => Arc::new(re::ExecuteResponse { status: Some(explain(&other)), ..Default::default() }),
         };

@@ -103,5 +103,5 @@ fn damaged(digest: &Digest) -> Fault {
 }
 
 fn keep(error: &dbuild_cache::CacheError) -> Fault {
-    Fault::new(format!("failed to keep a blob from the pool: {error}"))
+    Fault::new(crate::initiator::outputs::cache_fault(error))
 }

@@ -28,6 +28,8 @@ pub struct Answer {
     /// From the pool's cache, not run now.
     pub cached: bool,
     pub helper: Option<String>,
+    /// What the pool says about how it went, if there is something to say.
+    pub notice: Option<String>,
     pub run_ms: u64,
     pub sent: u64,
     pub received: u64,
@@ -52,7 +54,9 @@ impl Remote {
                 Ran::Response(response) => {
                     let cached = response.cached_result;
                     let result = response.result.ok_or_else(|| Fault::new("the pool gave no result"))?;
-                    return self.bring(result, cached, sent, store).await;
+                    let answer = self.bring(result, cached, sent, store).await?;
+                    let notice = Some(response.message).filter(|message| !message.is_empty());
+                    return Ok(Answer { notice, ..answer });
                 }
                 // The store has lost what it said it had: ask for everything anew.
                 Ran::MissingInputs(message) if attempt < ATTEMPTS => {
@@ -170,6 +174,7 @@ impl Remote {
             stderr: text(result.stderr_raw, stderr)?,
             outputs,
             cached,
+            notice: None,
             helper: Some(metadata.worker.clone()).filter(|name| !name.is_empty()),
             run_ms: run_ms(&metadata).unwrap_or(0),
             sent,
@@ -187,6 +192,6 @@ enum Ran {
 fn run_ms(metadata: &re::ExecutedActionMetadata) -> Option<u64> {
     let start = metadata.execution_start_timestamp.as_ref()?;
     let end = metadata.execution_completed_timestamp.as_ref()?;
-    let ms = (end.seconds - start.seconds) * 1000 + i64::from(end.nanos - start.nanos) / 1_000_000;
-    u64::try_from(ms).ok()
+    let ms = |seconds: i64, nanos: i32| i128::from(seconds) * 1000 + i128::from(nanos) / 1_000_000;
+    u64::try_from(ms(end.seconds, end.nanos) - ms(start.seconds, start.nanos)).ok()
 }
