@@ -4,6 +4,7 @@ use std::fs::Metadata;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dbuild_proto::{Digest, DigestFunction, Hasher};
 use fs_err as fs;
@@ -86,12 +87,26 @@ impl Inner {
     /// Stores bytes whose digest is known to be right.
     fn put(self: &Arc<Self>, f: DigestFunction, digest: &Digest, bytes: &[u8]) -> Result<(), CacheError> {
         let entry = Entry::blob(f, digest);
-        if digest.is_empty() || self.stat(&entry)?.is_some() {
+        if digest.is_empty() || self.holds(f, &entry)? {
             return Ok(());
         }
         let mut temp = self.create(digest.size)?;
         temp.write_all(bytes)?;
         self.install(temp, &entry, digest.size)
+    }
+
+    /// Whether the entry is there and need not be written. Its size tells, until this process has met a damaged file:
+    /// from then on nothing is taken to be what it was, and the bytes are looked at.
+    fn holds(&self, f: DigestFunction, entry: &Entry) -> Result<bool, CacheError> {
+        if self.damaged.load(Ordering::Relaxed) == 0 {
+            return Ok(self.stat(entry)?.is_some());
+        }
+        let Some((mut file, metadata)) = self.open(entry)? else { return Ok(false) };
+        match self.read_verified(f, entry, &mut file, &metadata) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads an entry whose bytes are the blob itself; its size was checked when it was opened.

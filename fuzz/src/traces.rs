@@ -51,6 +51,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (RENAME, FOUND, 0, "/tmp/none/a.tmp", "/tmp/none/a.o"),
         (EXEC, FOUND, 0, "/bin/sh", ""),
         (ACCESS, ABSENT, 2, "/etc/passwd/x", ""),
+        (OPEN_WRITE, FOUND, 0, "/tmp/none/b", ""),
         (UNLINK, FOUND, 0, "/tmp/none/b", ""),
     ];
     vec![file(&etc, 0), file(&[&etc[..], &more].concat(), 0)]

@@ -271,17 +271,12 @@ fn ask_near(context: &Context, prepared: Prepared) -> Near {
     let (Ok(store), Ok(())) = (&initiator.store, &prepared.task.cache) else {
         return Near::Missed(prepared, None, None);
     };
-    let mut notice = None;
     let damaged = store.counters().damaged;
     let usable = |outcome: &TaskOutcome| readies(context, &prepared, outcome).is_some();
     let recalled = recall(store, &prepared.key, &initiator.files, &initiator.directories, &usable);
     let miss = match recalled {
         Ok(Recalled::Hit(outcome)) => match hit(context, &prepared, outcome) {
             Ok(answered) => return Near::Answered(answered),
-            Err(error) if error.is_not_found() && store.counters().damaged > damaged => {
-                notice = Some("a damaged file was found in the cache and removed".to_owned());
-                "its result was damaged in the cache".to_owned()
-            }
             Err(error) if error.is_not_found() => "its result was evicted from the cache".to_owned(),
             // The compiler says what is wrong there, or gets around it.
             Err(_) => return Near::Here(Box::new(Here::new(prepared, "output could not be put in place"))),
@@ -290,6 +285,8 @@ fn ask_near(context: &Context, prepared: Prepared) -> Near {
         Ok(Recalled::Unknown) => "this command is new".to_owned(),
         Err(error) => outputs::cache_fault(&error),
     };
+    let found = store.counters().damaged > damaged;
+    let notice = found.then(|| "a damaged file was found in the cache and removed".to_owned());
     Near::Missed(prepared, Some(miss), notice)
 }
 

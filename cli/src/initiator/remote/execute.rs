@@ -123,6 +123,7 @@ impl Remote {
 
     /// Sorts out why an action did not run.
     fn not_run(&self, code: tonic::Code, message: &str, call: Option<&tonic::Status>) -> Result<Ran, Fault> {
+        tracing::info!(?code, message, "the pool did not run an action");
         match (code, call) {
             (tonic::Code::FailedPrecondition, _) if message.contains("missing") => {
                 Ok(Ran::MissingInputs(message.to_owned()))
@@ -130,6 +131,11 @@ impl Remote {
             (tonic::Code::Unavailable, Some(status)) => Err(self.fault("run the action", status)),
             // No helper: every task would wait for one in vain.
             (tonic::Code::Unavailable, None) => Err(self.rest(message)),
+            // Every attempt failed. The message names paths of one action; faults are counted by their text.
+            (tonic::Code::Internal, _) if message.contains("No space left") => {
+                Err(Fault::new("the helpers have no space left"))
+            }
+            (tonic::Code::Internal, _) => Err(Fault::new("the helpers failed to run it")),
             _ => Err(Fault::new(message)),
         }
     }
