@@ -60,7 +60,8 @@ fn describe(helper: HelperView) -> wire::HelperInfo {
         memory_available: report.memory_available,
         disk_available: report.disk_available,
         io_pressure: report.io_pressure,
-        running: report.running,
+        // What it holds now; its own figure is as old as its last report.
+        running: helper.leases,
         tasks_done: report.tasks_done,
         tasks_failed: report.tasks_failed,
     });
