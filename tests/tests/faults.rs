@@ -314,7 +314,11 @@ fn disk_full_in_helpers() {
         let cluster = TestCluster::start_in(2, &paths);
         let user = Sandbox::of(&cluster);
         let build = plain_build(&user);
-        said_once(&build_with_hook(&build, &user, "true"), &["helper", "space", "full"]);
+        let ran = build_with_hook(&build, &user, "true");
+        // The full one of two need not have been given anything: then nothing was slower.
+        if full == 2 || !complaints(&ran).is_empty() {
+            said_once(&ran, &["helper", "space", "full"]);
+        }
         drop((user.stop(), build, cluster, mounts));
         skips.done();
     }
