@@ -29,11 +29,8 @@ build() {
     shift
     rm -rf "$root/jemalloc"
     cp -r "$crate/jemalloc" "$root/jemalloc"
-    (
-        cd "$root/jemalloc"
-        touch configure                 # a package keeps no order of time stamps: keep autoconf out of it
-        sh ./configure --disable-cxx >configure.out 2>&1
-    )
+    cp "$crate/configure/configure" "$root/jemalloc/configure"
+    (cd "$root/jemalloc" && sh ./configure --disable-cxx --with-version=VERSION >configure.out 2>&1)
     start=$(date +%s.%N)
     (cd "$root/jemalloc" && "$@" make -j"$(nproc)" build_lib_static >make.out)
     end=$(date +%s.%N)
