@@ -180,20 +180,10 @@ impl Prepared {
     /// The event for an answer of this task.
     pub fn end(&self, context: &Context, placement: Placement, reason: &str) -> TaskEnd {
         TaskEnd {
-            session: context.session.clone(),
             placement,
-            reason: reason.to_owned(),
-            helper: None,
-            uncacheable: None,
-            fault: None,
-            exit_code: 0,
-            sent: 0,
-            received: 0,
-            run_ms: 0,
-            notice: None,
             outputs: self.outputs(context).into_iter().map(|output| output.path).collect(),
             key: self.fields.clone(),
-            miss: None,
+            ..context.ran_here(reason.to_owned(), None)
         }
     }
 }
