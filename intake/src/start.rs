@@ -1,8 +1,9 @@
 //! The moment from which nothing that a compile reads may change, and how a changed file is told by its times.
 //!
-//! Linux stamps files with the clock of its last tick (`CLOCK_REALTIME_COARSE`, 1 to 10 ms behind; finer since 6.13,
-//! but never before that tick). Read from the same clock, a start needs no margin: what is written after it bears its
-//! time or a later one.
+//! Linux stamps files with the clock of its last tick (`CLOCK_REALTIME_COARSE`, 1 to 10 ms behind), and since 6.13 with
+//! a time between that tick and the precise clock ("multigrain timestamps", Documentation/filesystems/multigrain-ts.rst).
+//! A start read from the coarse clock needs no margin: what is written after it bears its time or a later one. What was
+//! written before the precise clock was read bears that time at most.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -21,7 +22,7 @@ const WHOLE_SECONDS: Duration = Duration::from_secs(2);
 const SECOND: i128 = 1_000_000_000;
 
 /// When a compile began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Start {
     /// Since the epoch, on the clock of file stamps.
     nanos: i128,
@@ -30,18 +31,17 @@ pub struct Start {
 impl Start {
     /// Now.
     pub fn now() -> Start {
-        let now = clock_gettime(ClockId::RealtimeCoarse);
-        Start { nanos: i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec) }
+        Start { nanos: nanos_of(ClockId::RealtimeCoarse) }
     }
 
-    /// The next tick, or as soon after it as `source` is older: at most two ticks later. What was generated a moment ago
+    /// The first tick after this moment, or as soon after it as `source` is older. What was generated just before
     /// (every `conftest.c`, and headers that a build makes first) would otherwise look as if it changed during the
     /// compile.
     pub fn after(source: &Path) -> Start {
-        let asked = Start::now();
+        let asked = Start { nanos: nanos_of(ClockId::Realtime) };
         // Bounded: a clock that stands still must not hold a build up.
         for _ in 0..40 {
-            if Start::now() != asked {
+            if Start::now() > asked {
                 break;
             }
             std::thread::sleep(Duration::from_micros(500));
@@ -67,6 +67,11 @@ impl Start {
         }
         newest >= self.nanos
     }
+}
+
+fn nanos_of(clock: ClockId) -> i128 {
+    let now = clock_gettime(clock);
+    i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec)
 }
 
 impl From<SystemTime> for Start {
