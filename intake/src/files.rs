@@ -1,4 +1,5 @@
-//! Digests of files, kept warm: one `stat` tells whether what was hashed before still stands there.
+//! Digests of files, kept warm: one `stat` tells whether what was hashed before still stands there, and where the file
+//! can be watched ([`crate::watch`]) not even that is needed.
 //!
 //! Entries are found by (device, inode), so that every spelling of a file shares one. An entry is used only while
 //! size, mtime and ctime are what they were, and only if both times were *older than two seconds* when they were
@@ -13,13 +14,15 @@ use std::hash::Hash;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dbuild_compilers::{Mentions, scan};
 use dbuild_proto::{Digest, DigestFunction, Hasher};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
+
+use crate::watch::Watch;
 
 /// Where the time comes from: `SystemTime::now`, or a test's own.
 pub type Clock = fn() -> SystemTime;
@@ -96,12 +99,29 @@ pub struct TableCounts {
     pub entries: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Known {
+/// What was read of a file's content, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
     signature: Signature,
     digest: Digest,
     /// `None` when only the digest was asked so far.
     mentions: Option<Mentions>,
+    executable: bool,
+}
+
+impl Known {
+    fn facts(self) -> FileFacts {
+        FileFacts {
+            digest: self.digest,
+            mentions: self.mentions.unwrap_or_default(),
+            executable: self.executable,
+            signature: self.signature,
+        }
+    }
+
+    fn serves(&self, scanned: bool) -> bool {
+        self.mentions.is_some() || !scanned
+    }
 }
 
 /// Digests by file. Shared by all threads of the initiator; bounded.
@@ -109,6 +129,7 @@ pub struct FileTable {
     function: DigestFunction,
     clock: Clock,
     shards: Vec<Mutex<Generations<(u64, u64), Known>>>,
+    watch: Arc<Watch<Known>>,
     stats: AtomicU64,
     hashes: AtomicU64,
     hashed_bytes: AtomicU64,
@@ -128,14 +149,26 @@ impl FileTable {
             function,
             clock,
             shards,
+            watch: Arc::new(Watch::none()),
             stats: AtomicU64::new(0),
             hashes: AtomicU64::new(0),
             hashed_bytes: AtomicU64::new(0),
         }
     }
 
+    /// Relies on `watch` where that knows; [`FileTable::settle`] must then be called before questions.
+    pub fn watched(self, watch: Arc<Watch<Known>>) -> FileTable {
+        FileTable { watch, ..self }
+    }
+
     pub fn function(&self) -> DigestFunction {
         self.function
+    }
+
+    /// Takes into account what happened to watched files up to now. Whoever asks for the state at some moment calls it
+    /// once after that moment, and may then ask for many files.
+    pub fn settle(&self) {
+        self.watch.settle();
     }
 
     /// Digest and mentions of the regular file at `path` (symbolic links followed).
@@ -153,6 +186,18 @@ impl FileTable {
     }
 
     fn look(&self, path: &Path, scanned: bool) -> io::Result<FileFacts> {
+        if let Some(known) = self.watch.fact(path).filter(|known| known.serves(scanned)) {
+            return Ok(known.facts());
+        }
+        let ticket = self.watch.ticket(path);
+        let known = self.look_again(path, scanned)?;
+        if let Some(ticket) = ticket {
+            self.watch.keep(ticket, known);
+        }
+        Ok(known.facts())
+    }
+
+    fn look_again(&self, path: &Path, scanned: bool) -> io::Result<Known> {
         self.stats.fetch_add(1, Ordering::Relaxed);
         let meta = fs_err::metadata(path)?;
         if !meta.is_file() {
@@ -160,21 +205,14 @@ impl FileTable {
         }
         let signature = Signature::of(&meta);
         let known = self.shard(&signature, |shard| shard.get(&(signature.device, signature.inode)).copied());
-        if let Some(known) = known.filter(|known| known.signature == signature)
-            && (known.mentions.is_some() || !scanned)
-        {
-            return Ok(FileFacts {
-                digest: known.digest,
-                mentions: known.mentions.unwrap_or_default(),
-                executable: meta.mode() & 0o111 != 0,
-                signature,
-            });
+        match known.filter(|known| known.signature == signature && known.serves(scanned)) {
+            Some(known) => Ok(Known { executable: meta.mode() & 0o111 != 0, ..known }),
+            None => self.read(path, scanned),
         }
-        self.read(path, scanned)
     }
 
     /// Hashes what is there now, until it holds still for as long as that takes.
-    fn read(&self, path: &Path, scanned: bool) -> io::Result<FileFacts> {
+    fn read(&self, path: &Path, scanned: bool) -> io::Result<Known> {
         // NONBLOCK: the file may have become a pipe since the stat; opening it must not wait for a writer.
         let open = || {
             fs_err::OpenOptions::new()
@@ -196,16 +234,11 @@ impl FileTable {
             if Signature::of(&file.metadata()?) != signature || digest.size != signature.size {
                 continue;
             }
+            let known = Known { signature, digest, mentions, executable: meta.mode() & 0o111 != 0 };
             if signature.settled(now) {
-                let known = Known { signature, digest, mentions };
                 self.shard(&signature, |shard| shard.put((signature.device, signature.inode), known));
             }
-            return Ok(FileFacts {
-                digest,
-                mentions: mentions.unwrap_or_default(),
-                executable: meta.mode() & 0o111 != 0,
-                signature,
-            });
+            return Ok(known);
         }
         Err(io::Error::other(format!("{} changes while it is read", path.display())))
     }

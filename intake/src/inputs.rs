@@ -42,6 +42,7 @@ impl Inputs {
     /// not remembered when an input is as new as the compile.
     pub fn gather(observed: &Observed, files: &FileTable, start: impl Into<Start>) -> Result<Inputs, Doubt> {
         let start = start.into();
+        files.settle();
         let mut inputs = Inputs {
             files: Vec::with_capacity(observed.files.len()),
             absent: observed.absent.clone(),

@@ -13,7 +13,8 @@
 //! 5. [`layout`] builds the Merkle tree of the file system as the compiler sees it;
 //! 6. [`action`] puts Command and Action together with the list of blobs to upload.
 //!
-//! [`files`] keeps digests and listings warm for all of them; [`start`] tells which file is too new to be believed.
+//! [`files`] keeps digests and listings warm for all of them, and [`watch`] keeps them true without looking again;
+//! [`start`] tells which file is too new to be believed.
 
 pub mod action;
 mod elf;
@@ -30,10 +31,11 @@ mod resolve;
 mod run;
 pub mod start;
 pub mod toolchain;
+pub mod watch;
 
 pub use action::{ActionRequest, BuiltAction};
 pub use error::{Doubt, IntakeError};
-pub use files::{Clock, FileFacts, FileTable, Signature, TableCounts};
+pub use files::{Clock, FileFacts, FileTable, Known, Signature, TableCounts};
 pub use finder::{FindError, FindRequest, InputFinder, TracedDepends};
 pub use inputs::{Input, Inputs};
 pub use layout::{Blob, BlobSource, InputRoot, LayoutError};
@@ -42,3 +44,4 @@ pub use observe::{Absent, Observed, Scope};
 pub use recall::{Change, KeyParts, RecallKey, Recalled};
 pub use start::Start;
 pub use toolchain::{Toolchain, ToolchainRequest, Toolchains};
+pub use watch::{Watch, WatchCounts};

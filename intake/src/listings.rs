@@ -1,6 +1,6 @@
 //! Listings of directories, kept warm: whether a name is absent costs one `stat` of its directory.
 //!
-//! The same rule as for files: a listing is used while the directory's signature stands, and only if that was older
+//! Where the directory can be watched, not even that. Else the same rule as for files: a listing is used while the directory's signature stands, and only if that was older
 //! than two seconds when the listing was read. A change of any entry changes a directory's mtime.
 
 use std::collections::HashSet;
@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::files::{Clock, Generations, Signature, TableCounts, lock};
+use crate::files::{Clock, Generations, Known, Signature, TableCounts, lock};
+use crate::watch::Watch;
 
 /// Larger directories are not listed: a name in them is looked up by itself.
 const NAMES_LIMIT: usize = 20_000;
@@ -34,6 +35,7 @@ struct Listing {
 pub struct DirTable {
     clock: Clock,
     listings: Mutex<Generations<(u64, u64), Listing>>,
+    watch: Arc<Watch<Known>>,
     stats: AtomicU64,
     reads: AtomicU64,
 }
@@ -42,11 +44,20 @@ impl DirTable {
     /// A table of at most `capacity` directories.
     pub fn new(capacity: usize, clock: Clock) -> DirTable {
         let listings = Mutex::new(Generations::new(capacity));
-        DirTable { clock, listings, stats: AtomicU64::new(0), reads: AtomicU64::new(0) }
+        let watch = Arc::new(Watch::none());
+        DirTable { clock, listings, watch, stats: AtomicU64::new(0), reads: AtomicU64::new(0) }
+    }
+
+    /// Relies on `watch` where that knows; it must be settled before questions.
+    pub fn watched(self, watch: Arc<Watch<Known>>) -> DirTable {
+        DirTable { watch, ..self }
     }
 
     /// Whether `path` leads to a directory.
     pub fn is_directory(&self, path: &Path) -> bool {
+        if self.watch.is_directory(path) {
+            return true;
+        }
         self.stats.fetch_add(1, Ordering::Relaxed);
         std::fs::metadata(path).is_ok_and(|meta| meta.is_dir())
     }
@@ -57,15 +68,21 @@ impl DirTable {
         directory: &Path,
         names: impl IntoIterator<Item = &'n OsStr>,
     ) -> io::Result<Option<(&'n OsStr, Presence)>> {
-        let listing = match self.listing(directory) {
-            Ok(listing) => listing,
-            Err(error) if gone(&error) => {
-                return Ok(names.into_iter().next().map(|name| (name, Presence::NoDirectory)));
-            }
-            Err(error) => return Err(error),
-        };
+        let mut looked = None;
         for name in names {
-            let listed = listing.as_ref().is_none_or(|listing| listing.contains(name));
+            let listed = match self.watch.may_list(directory, name, NAMES_LIMIT) {
+                Some(listed) => listed,
+                None => {
+                    if looked.is_none() {
+                        match self.listing(directory) {
+                            Ok(listing) => looked = Some(listing),
+                            Err(error) if gone(&error) => return Ok(Some((name, Presence::NoDirectory))),
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    looked.as_ref().and_then(Option::as_ref).is_none_or(|listing| listing.contains(name))
+                }
+            };
             if listed && self.leads_somewhere(&directory.join(name))? {
                 return Ok(Some((name, Presence::Present)));
             }

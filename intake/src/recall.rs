@@ -80,6 +80,7 @@ pub fn recall(
     usable: &dyn Fn(&TaskOutcome) -> bool,
 ) -> Result<Recalled, CacheError> {
     let Some(bytes) = store.action(&key.0)? else { return Ok(Recalled::Unknown) };
+    files.settle();
     let mut newest = None;
     for entry in manifest::entries(&bytes).take(MAX_ENTRIES) {
         let change = match compare(&entry, files, directories) {

@@ -144,9 +144,14 @@ impl Toolchains {
             known.entry(key.clone()).or_default().clone()
         };
         let mut slot = lock(&slot);
+        self.files.settle();
+        if let Slot::Known(toolchain) = &*slot
+            && toolchain.holds(&self.files)
+        {
+            return Ok(toolchain.clone());
+        }
         let signature = Signature::of(&fs_err::metadata(request.compiler)?);
         match &*slot {
-            Slot::Known(toolchain) if toolchain.holds(&self.files) => return Ok(toolchain.clone()),
             Slot::Refused { signature: before, reason } if *before == signature => {
                 return Err(refusal(request.compiler, reason.clone()));
             }

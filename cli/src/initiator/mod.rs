@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{Store, StoreConfig};
-use dbuild_intake::{DirTable, FileTable, Toolchains};
+use dbuild_intake::{DirTable, FileTable, Known, Toolchains, Watch};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -42,6 +42,9 @@ const WARM_FILES: usize = 400_000;
 /// Directories whose listings are kept warm.
 const WARM_DIRECTORIES: usize = 20_000;
 
+/// How long file events gather before they are read, if no compile asks sooner.
+const EVENTS_GATHER: Duration = Duration::from_millis(20);
+
 /// What every invocation shares.
 pub struct Initiator {
     config: Config,
@@ -49,6 +52,8 @@ pub struct Initiator {
     store: std::result::Result<Store, String>,
     files: Arc<FileTable>,
     directories: Arc<DirTable>,
+    /// Keeps both true without looking.
+    watch: Arc<Watch<Known>>,
     toolchains: Toolchains,
     /// Path of the interceptor, for traced runs.
     interceptor: PathBuf,
@@ -103,6 +108,11 @@ async fn serve(config: Config) -> Result<()> {
     let control = bind(&data.control_socket())?;
     tracing::info!(pid = std::process::id(), "the initiator is ready");
 
+    let watch = initiator.watch.clone();
+    std::thread::Builder::new()
+        .name("events".to_owned())
+        .spawn(move || keep_settled(&watch))
+        .context("start a thread")?;
     let mut connections = JoinSet::new();
     let mut stopped = initiator.stopping.subscribe();
     loop {
@@ -125,6 +135,16 @@ async fn serve(config: Config) -> Result<()> {
     let _ = flushed.await;
     tracing::info!("the initiator ends");
     Ok(())
+}
+
+/// Reads file events as they come, so that the kernel's queue of them does not overflow while nobody asks. Ends with
+/// the process.
+fn keep_settled(watch: &Watch<Known>) {
+    while watch.wait() {
+        // Events come in crowds; one reading for each would be many.
+        std::thread::sleep(EVENTS_GATHER);
+        watch.settle();
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -172,10 +192,13 @@ impl Initiator {
         if let Err(reason) = &store {
             tracing::warn!(reason, "working without a cache");
         }
-        let files = Arc::new(FileTable::new(WARM_FILES, SystemTime::now));
+        let watch = Arc::new(Watch::start(WARM_FILES));
+        let files = Arc::new(FileTable::new(WARM_FILES, SystemTime::now).watched(watch.clone()));
+        let directories = DirTable::new(WARM_DIRECTORIES, SystemTime::now).watched(watch.clone());
         Initiator {
             store,
-            directories: Arc::new(DirTable::new(WARM_DIRECTORIES, SystemTime::now)),
+            watch,
+            directories: Arc::new(directories),
             toolchains: Toolchains::new(files.clone(), SystemTime::now),
             files,
             interceptor,

