@@ -63,7 +63,7 @@ impl Store {
         let digest = transfer(f, &mut file, metadata.len(), temp.file(), self.inner.max_bytes)
             .map_err(|fault| fault.into_error(CacheError::Source, CacheError::Io))?;
         let entry = Entry::blob(f, &digest);
-        if !is_empty_blob(f, &digest) && self.inner.stat(&entry)?.is_none() {
+        if !is_empty_blob(f, &digest) && !self.inner.holds(f, &entry)? {
             self.inner.install(temp, &entry, digest.size)?;
         }
         Ok(digest)
@@ -97,7 +97,7 @@ impl Inner {
 
     /// Whether the entry is there and need not be written. Its size tells, until this process has met a damaged file:
     /// from then on nothing is taken to be what it was, and the bytes are looked at.
-    fn holds(&self, f: DigestFunction, entry: &Entry) -> Result<bool, CacheError> {
+    pub(crate) fn holds(&self, f: DigestFunction, entry: &Entry) -> Result<bool, CacheError> {
         if self.damaged.load(Ordering::Relaxed) == 0 {
             return Ok(self.stat(entry)?.is_some());
         }

@@ -23,7 +23,8 @@ pub(crate) const CHUNK: usize = 256 * 1024;
 const REFLINK_FROM: u64 = 64 * 1024;
 
 impl Store {
-    /// Puts a verified copy of the blob at `to`, atomically: a temp file beside it, then `rename`. The file
+    /// Puts a verified copy of the blob at `to`: a temp file beside it, then `rename`. Nobody sees a half file there;
+    /// an old one goes just before the new one comes. The file
     /// is new (fresh inode and mtime, never a hard link into the store) and has exactly `mode`, whatever the
     /// umask. A kill may leave the temp file, `.dbuild-*.tmp`, never a half `to`.
     ///
@@ -38,10 +39,15 @@ impl Store {
         } else {
             Some(self.inner.open(&entry)?.ok_or(CacheError::NotFound(*d))?)
         };
-        refuse_special(to).map_err(CacheError::Destination)?;
+        let replaces = refuse_special(to).map_err(CacheError::Destination)?;
         let mut temp = self.inner.session.create_beside(to).map_err(CacheError::Destination)?;
         if let Some((mut file, metadata)) = source {
             self.inner.fill(f, &entry, &mut file, &metadata, &mut temp, CacheError::Destination)?;
+        }
+        if replaces {
+            // ext4 and btrfs write a file out to the disk when it is renamed over another one, for the sake of
+            // programs that want one of the two after a crash. A build makes it again.
+            fs::remove_file(to).map_err(CacheError::Destination)?;
         }
         temp.persist(to, mode & 0o7777, false).map_err(CacheError::Destination)
     }
@@ -204,15 +210,15 @@ fn hash_all(
     }
 }
 
-/// An error if `to` is there and must not be replaced by a file.
-fn refuse_special(to: &Path) -> io::Result<()> {
+/// Whether something is there that a file may replace; an error if it is something else.
+fn refuse_special(to: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(to) {
-        Ok(found) if found.is_file() || found.is_symlink() => Ok(()),
+        Ok(found) if found.is_file() || found.is_symlink() => Ok(true),
         Ok(_) => {
             let message = format!("{} is not a regular file", to.display());
             Err(io::Error::new(ErrorKind::InvalidInput, message))
         }
-        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -82,7 +82,7 @@ impl BlobWriter {
             return Err(CacheError::DigestMismatch { expected: self.expected, actual });
         }
         let entry = Entry::blob(self.f, &self.expected);
-        if self.expected.is_empty() || self.inner.stat(&entry)?.is_some() {
+        if self.expected.is_empty() || self.inner.holds(self.f, &entry)? {
             return Ok(());
         }
         self.inner.install(self.temp, &entry, self.expected.size)

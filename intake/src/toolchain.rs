@@ -21,6 +21,7 @@ use dbuild_proto::Digest;
 use crate::error::IntakeError;
 use crate::files::{Clock, FileTable, Signature, lock};
 use crate::layout::InputRoot;
+use crate::listings::{DirTable, Presence};
 use crate::locale;
 
 /// Programs that gcc and clang look up on `PATH`: the assembler, and what `-gsplit-dwarf` needs.
@@ -96,6 +97,7 @@ impl Toolchain {
 /// All toolchains that this initiator has met.
 pub struct Toolchains {
     files: Arc<FileTable>,
+    directories: Arc<DirTable>,
     clock: Clock,
     known: Mutex<HashMap<Arc<Key>, Arc<Mutex<Slot>>>>,
 }
@@ -125,8 +127,8 @@ enum Slot {
 
 impl Toolchains {
     /// `files` keeps the digests, and says by its function in what the trees are made.
-    pub fn new(files: Arc<FileTable>, clock: Clock) -> Toolchains {
-        Toolchains { files, clock, known: Mutex::default() }
+    pub fn new(files: Arc<FileTable>, directories: Arc<DirTable>, clock: Clock) -> Toolchains {
+        Toolchains { files, directories, clock, known: Mutex::default() }
     }
 
     /// The toolchain of `request`, as it is on disk now. The first call per compiler takes some tens of milliseconds
@@ -135,7 +137,8 @@ impl Toolchains {
     /// # Errors
     /// [`IntakeError::Compiler`] for what is no gcc or clang, or not complete.
     pub fn get(&self, request: ToolchainRequest) -> Result<Arc<Toolchain>, IntakeError> {
-        let key = Arc::new(Key::of(&request));
+        self.files.settle();
+        let key = Arc::new(Key::of(&request, &self.directories));
         let slot = {
             let mut known = lock(&self.known);
             if known.len() >= KEPT && !known.contains_key(&key) {
@@ -144,7 +147,6 @@ impl Toolchains {
             known.entry(key.clone()).or_default().clone()
         };
         let mut slot = lock(&slot);
-        self.files.settle();
         if let Slot::Known(toolchain) = &*slot
             && toolchain.holds(&self.files)
         {
@@ -179,7 +181,7 @@ impl Toolchains {
 }
 
 impl Key {
-    fn of(request: &ToolchainRequest) -> Key {
+    fn of(request: &ToolchainRequest, directories: &DirTable) -> Key {
         let get = |wanted: &str| {
             request.env.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_os_str())
         };
@@ -191,7 +193,7 @@ impl Key {
         });
         Key {
             compiler: request.compiler.to_path_buf(),
-            programs: ON_PATH.into_iter().filter_map(|name| on_path(path, name)).collect(),
+            programs: ON_PATH.into_iter().filter_map(|name| on_path(path, name, directories)).collect(),
             locale: locale::variables(request.env),
             steering: steering.collect(),
         }
@@ -208,10 +210,14 @@ impl Key {
 }
 
 /// The first executable `name` in the absolute directories of `path`, as execvp(3) would find it.
-fn on_path(path: &OsStr, name: &str) -> Option<PathBuf> {
-    std::env::split_paths(path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|file| {
+fn on_path(path: &OsStr, name: &str, directories: &DirTable) -> Option<PathBuf> {
+    let runs = |file: &PathBuf| {
         std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    })
+    };
+    // The listings know where it is not worth looking.
+    let absent = |dir: &PathBuf| matches!(directories.presence(dir, OsStr::new(name)), Ok(Presence::Absent));
+    let dirs = std::env::split_paths(path).filter(|dir| dir.is_absolute() && !absent(dir));
+    dirs.map(|dir| dir.join(name)).find(runs)
 }
 
 fn refusal(compiler: &Path, reason: impl Into<String>) -> IntakeError {

@@ -95,8 +95,8 @@ impl World {
     }
 
     fn arrives(&mut self, i: u8) {
-        // A flipped blob looks right and is not written again.
-        if !self.looks(i) {
+        // A flipped blob looks right and is not written again, until the store has met damage: then it looks closely.
+        if !self.looks(i) || self.store.counters().damaged > 0 {
             self.blobs.insert(i, State::Good);
         }
     }

@@ -1,18 +1,52 @@
-//! One shim's connection: frames in, frames out.
+//! One shim's connection: frames in, frames out. At first it is a thread's ([`First`]), later the runtime's.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream as Blocking;
+use std::time::Duration;
 
 use dbuild_shims::frame::{self, FromShim, ToShim};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+/// A shim sends its call at once; one that does not is left to itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection on which a thread waits.
+pub struct First(Blocking);
+
+impl First {
+    pub fn new(stream: Blocking) -> io::Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(First(stream))
+    }
+
+    pub fn receive(&mut self) -> io::Result<FromShim> {
+        let mut header = [0; 4];
+        self.0.read_exact(&mut header)?;
+        let length = frame::body_length(header)?;
+        let mut body = Vec::new();
+        (&mut self.0).take(length as u64).read_to_end(&mut body)?;
+        if body.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(FromShim::decode(&body)?)
+    }
+
+    pub fn send(&mut self, message: &ToShim) -> io::Result<()> {
+        self.0.write_all(&message.encode())
+    }
+
+    /// Hands the connection to the runtime, in whose context this must be called.
+    pub fn go_on(self) -> io::Result<Connection> {
+        self.0.set_nonblocking(true)?;
+        Ok(Connection(UnixStream::from_std(self.0)?))
+    }
+}
+
 pub struct Connection(UnixStream);
 
 impl Connection {
-    pub fn new(stream: UnixStream) -> Self {
-        Connection(stream)
-    }
-
     /// The next frame; `None` when the shim is gone.
     pub async fn receive(&mut self) -> io::Result<Option<FromShim>> {
         let mut header = [0; 4];

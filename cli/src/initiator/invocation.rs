@@ -9,12 +9,13 @@ use dbuild_compilers::{Call, FileKind, Files, Link, Plan, Reason, Task, analyse,
 use dbuild_intake::{Toolchain, ToolchainRequest};
 use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Run, ToShim};
 use futures_util::future::join_all;
-use tokio::net::UnixStream;
 
 use super::Initiator;
 use super::connection::Connection;
-use super::local;
-use super::task::{self, Answered, Here, Verdict};
+use super::local::{self, Objects};
+use super::near::{self, Near};
+use super::pool;
+use super::task::{Answered, Here, Prepared, Verdict};
 use crate::config::processors;
 use crate::record::{Event, Placement, TaskEnd};
 
@@ -29,7 +30,7 @@ pub struct Context {
 }
 
 impl Context {
-    fn new(initiator: Arc<Initiator>, invoke: Invoke) -> Self {
+    pub fn new(initiator: Arc<Initiator>, invoke: Invoke) -> Self {
         let variable = |name: &str| variable(&invoke, name).and_then(OsStr::to_str);
         let session = invoke.session.to_string_lossy().into_owned();
         let coordinator = variable("DBUILD_COORDINATOR").map(str::to_owned);
@@ -98,22 +99,52 @@ fn variable<'i>(invoke: &'i Invoke, name: &str) -> Option<&'i OsStr> {
     found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
 }
 
-/// Serves one shim.
-pub async fn serve(initiator: &Arc<Initiator>, stream: UnixStream) -> io::Result<()> {
-    let mut connection = Connection::new(stream);
-    let Some(FromShim::Invoke(invoke)) = connection.receive().await? else {
-        return Ok(());
+/// What the first attempt at a call led to.
+pub enum Attempt {
+    /// Everything is answered.
+    Done(Done),
+    /// Somebody has to work, or the shim has to become the compiler.
+    GoesOn(Rest),
+}
+
+/// What is left of a call that was not answered at once.
+pub enum Rest {
+    /// Run it as it is, for this reason; whether it needs a slot.
+    Local(String, bool),
+    Tasks(Tasks),
+}
+
+/// The tasks of a call, each with what the near cache said.
+pub struct Tasks {
+    near: Vec<Near>,
+    objects: Objects,
+    then: Option<Link>,
+}
+
+/// Plans a call and asks the near cache. Blocks.
+pub fn attempt(context: &Context) -> io::Result<Attempt> {
+    let (toolchain, tasks, then) = match plan(context) {
+        Planned::Local(reason, slot) => return Ok(Attempt::GoesOn(Rest::Local(reason, slot))),
+        Planned::Tasks(toolchain, tasks, then) => (toolchain, tasks, then),
     };
-    let context = Arc::new(Context::new(initiator.clone(), invoke));
-    let planned = {
-        let context = context.clone();
-        blocking(move || plan(&context)).await?
-    };
-    match planned {
-        Planned::Local(reason, slot) => exec(&context, &mut connection, &reason, slot).await,
-        Planned::Tasks(toolchain, tasks, then) => {
-            run_tasks(&context, &mut connection, toolchain, tasks, then).await
-        }
+    let temporary = context
+        .variable("TMPDIR")
+        .map_or_else(|| PathBuf::from("/tmp"), |dir| context.absolute(Path::new(dir)));
+    let objects = Objects::choose(&temporary, toolchain.info.family, &tasks)?;
+    let ask = |(task, object)| near::ask(context, Prepared::new(context, toolchain.clone(), task, object));
+    let near: Vec<Near> = tasks.into_iter().map(Arc::new).zip(objects.paths()).map(ask).collect();
+    if then.is_none() && near.iter().all(|near| matches!(near, Near::Answered(_))) {
+        let answers: Vec<Answered> = near.into_iter().filter_map(Near::into_answer).collect();
+        return Ok(Attempt::Done(done(&answers, 0)));
+    }
+    Ok(Attempt::GoesOn(Rest::Tasks(Tasks { near, objects, then })))
+}
+
+/// Serves a shim whose call was not answered at once, to the end.
+pub async fn go_on(context: Arc<Context>, mut connection: Connection, rest: Rest) -> io::Result<()> {
+    match rest {
+        Rest::Local(reason, slot) => exec(&context, &mut connection, &reason, slot).await,
+        Rest::Tasks(tasks) => run_tasks(&context, &mut connection, tasks).await,
     }
 }
 
@@ -182,25 +213,18 @@ async fn exec(context: &Context, connection: &mut Connection, reason: &str, slot
     Ok(())
 }
 
-async fn run_tasks(
-    context: &Arc<Context>,
-    connection: &mut Connection,
-    toolchain: Arc<Toolchain>,
-    tasks: Vec<Task>,
-    then: Option<Link>,
-) -> io::Result<()> {
-    let split = tasks.len() > 1 || then.is_some();
-    let temporary = context
-        .variable("TMPDIR")
-        .map_or_else(|| PathBuf::from("/tmp"), |dir| context.absolute(Path::new(dir)));
-    let objects = local::Objects::choose(&temporary, toolchain.info.family, &tasks)?;
-    let tasks: Vec<Arc<Task>> = tasks.into_iter().map(Arc::new).collect();
+async fn run_tasks(context: &Arc<Context>, connection: &mut Connection, tasks: Tasks) -> io::Result<()> {
+    let Tasks { near, objects, then } = tasks;
+    let split = near.len() > 1 || then.is_some();
 
     // What needs no process of the shim's: all tasks at the same time.
-    let asked = tasks
-        .iter()
-        .zip(objects.paths())
-        .map(|(work, object)| task::answer(context.clone(), toolchain.clone(), work.clone(), object));
+    let asked = near.into_iter().map(|near| async {
+        match near {
+            Near::Answered(answered) => Verdict::Answered(answered),
+            Near::Here(here) => Verdict::Here(here),
+            Near::Missed(missed) => pool::answer(context.clone(), *missed).await,
+        }
+    });
     let verdicts = tokio::select! {
         verdicts = join_all(asked) => verdicts,
         // The build was interrupted: dropping the futures cancels what helpers do for it.
@@ -244,11 +268,14 @@ async fn run_tasks(
     answer(connection, &answers, status).await
 }
 
-/// Prints what every part printed, in the order of the call, and ends the shim.
-async fn answer(connection: &mut Connection, answers: &[Answered], status: i32) -> io::Result<()> {
+/// What every part printed, in the order of the call, and the code that ends the shim.
+fn done(answers: &[Answered], status: i32) -> Done {
     let all = |part: fn(&Answered) -> &[u8]| answers.iter().flat_map(part).copied().collect();
-    let done = Done { stdout: all(|a| &a.stdout), stderr: all(|a| &a.stderr), code: Done::code_of(status) };
-    connection.send(&ToShim::Done(done)).await
+    Done { stdout: all(|a| &a.stdout), stderr: all(|a| &a.stderr), code: Done::code_of(status) }
+}
+
+async fn answer(connection: &mut Connection, answers: &[Answered], status: i32) -> io::Result<()> {
+    connection.send(&ToShim::Done(done(answers, status))).await
 }
 
 /// Runs tasks as children of the shim, as many at a time as there are slots. `None`: the shim is gone.

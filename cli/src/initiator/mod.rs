@@ -1,15 +1,19 @@
 //! The initiator: one user's background process. It survives builds, so what it learned stays warm.
 //!
-//! `invocation` is one compiler call from its first frame to its last; `task` is one source file's way through
-//! cache, pool and this machine. This file is the process: its lock, its sockets, its end.
+//! `front` is where shims come in; `invocation` is one compiler call from its first frame to its last; `task` is one
+//! source file, whose way leads through `near`, `pool` and `local`. This file is the process: its lock, its sockets,
+//! its end.
 
 mod client;
 mod connection;
 mod control;
+mod front;
 mod invocation;
 mod local;
+mod near;
 mod outputs;
 mod policy;
+mod pool;
 mod remote;
 mod slots;
 mod task;
@@ -67,6 +71,8 @@ pub struct Initiator {
     /// How many traces were begun.
     traces: AtomicUsize,
     busy: AtomicUsize,
+    /// How many connections there ever were.
+    served: AtomicUsize,
     /// Rings when `busy` has become 0.
     idle: Notify,
     stopping: watch::Sender<bool>,
@@ -104,8 +110,10 @@ async fn serve(config: Config) -> Result<()> {
     fs_err::create_dir_all(data.scratch()).context("make the scratch directory")?;
     let interceptor = crate::embedded::directory(&data).context("find the shims")?;
     let initiator = Arc::new(Initiator::new(config, interceptor.join(dbuild_shims::vars::INTERCEPT_FILE)));
-    let shims = bind(&data.shim_socket())?;
+    front::open(&initiator, bind(&data.shim_socket())?).context("start threads")?;
     let control = bind(&data.control_socket())?;
+    control.set_nonblocking(true).context("listen")?;
+    let control = UnixListener::from_std(control).context("listen")?;
     tracing::info!(pid = std::process::id(), "the initiator is ready");
 
     let watch = initiator.watch.clone();
@@ -117,8 +125,7 @@ async fn serve(config: Config) -> Result<()> {
     let mut stopped = initiator.stopping.subscribe();
     loop {
         tokio::select! {
-            accepted = shims.accept() => accept(&initiator, &mut connections, accepted, Kind::Shim).await,
-            accepted = control.accept() => accept(&initiator, &mut connections, accepted, Kind::Control).await,
+            accepted = control.accept() => accept(&initiator, &mut connections, accepted).await,
             Some(_) = connections.join_next() => {}
             () = initiator.idle_long_enough() => break,
             _ = stopped.wait_for(|stop| *stop) => break,
@@ -128,7 +135,7 @@ async fn serve(config: Config) -> Result<()> {
     for socket in [data.shim_socket(), data.control_socket()] {
         fs_err::remove_file(socket).or_else(ignore_missing).context("remove a socket")?;
     }
-    drop((shims, control));
+    drop(control);
     let (reply, flushed) = tokio::sync::oneshot::channel();
     initiator.record(record::Event::Flush(reply));
     // The recorder may be gone already; then there is nothing to wait for.
@@ -147,41 +154,46 @@ fn keep_settled(watch: &Watch<Known>) {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Shim,
-    Control,
-}
-
 async fn accept(
     initiator: &Arc<Initiator>,
     connections: &mut JoinSet<()>,
     accepted: std::io::Result<(UnixStream, tokio::net::unix::SocketAddr)>,
-    kind: Kind,
 ) {
     let stream = match accepted {
         Ok((stream, _)) => stream,
         Err(error) => {
-            // Out of descriptors, most likely: the shims wait in the backlog, or fall back.
             tracing::warn!(%error, "failed to accept a connection");
             tokio::time::sleep(Duration::from_millis(50)).await;
             return;
         }
     };
     let initiator = initiator.clone();
-    initiator.busy.fetch_add(1, Ordering::AcqRel);
+    let busy = Busy::begin(&initiator);
     connections.spawn(async move {
-        let served = match kind {
-            Kind::Shim => invocation::serve(&initiator, stream).await,
-            Kind::Control => control::serve(&initiator, stream).await,
-        };
-        if let Err(error) = served {
+        if let Err(error) = control::serve(&initiator, stream).await {
             tracing::debug!(%error, "a connection ended early");
         }
-        if initiator.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
-            initiator.idle.notify_waiters();
-        }
+        drop(busy);
     });
+}
+
+/// Somebody is connected: the initiator does not end meanwhile.
+struct Busy(Arc<Initiator>);
+
+impl Busy {
+    fn begin(initiator: &Arc<Initiator>) -> Busy {
+        initiator.busy.fetch_add(1, Ordering::AcqRel);
+        initiator.served.fetch_add(1, Ordering::AcqRel);
+        Busy(initiator.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
 }
 
 impl Initiator {
@@ -194,12 +206,12 @@ impl Initiator {
         }
         let watch = Arc::new(Watch::start(WARM_FILES));
         let files = Arc::new(FileTable::new(WARM_FILES, SystemTime::now).watched(watch.clone()));
-        let directories = DirTable::new(WARM_DIRECTORIES, SystemTime::now).watched(watch.clone());
+        let directories = Arc::new(DirTable::new(WARM_DIRECTORIES, SystemTime::now).watched(watch.clone()));
         Initiator {
             store,
             watch,
-            directories: Arc::new(directories),
-            toolchains: Toolchains::new(files.clone(), SystemTime::now),
+            toolchains: Toolchains::new(files.clone(), directories.clone(), SystemTime::now),
+            directories,
             files,
             interceptor,
             slots: Slots::new(),
@@ -209,6 +221,7 @@ impl Initiator {
             cpu: OnceLock::new(),
             traces: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
+            served: AtomicUsize::new(0),
             idle: Notify::new(),
             stopping: watch::Sender::new(false),
             config,
@@ -274,9 +287,10 @@ impl Initiator {
                 became_idle.await;
                 continue;
             }
-            // Cancelled and begun anew by every connection that comes meanwhile: `serve` selects over us.
+            let before = self.served.load(Ordering::Acquire);
             tokio::time::sleep(limit).await;
-            if self.busy.load(Ordering::Acquire) == 0 {
+            let after = self.served.load(Ordering::Acquire);
+            if self.busy.load(Ordering::Acquire) == 0 && after == before {
                 return;
             }
         }
@@ -284,10 +298,10 @@ impl Initiator {
 }
 
 /// Listens on a socket that only this user can reach.
-fn bind(path: &std::path::Path) -> Result<UnixListener> {
+fn bind(path: &std::path::Path) -> Result<std::os::unix::net::UnixListener> {
     fs_err::remove_file(path).or_else(ignore_missing).context("remove a stale socket")?;
     let (short, _guard) = short_socket_path(path).context("open the run directory")?;
-    let listener = UnixListener::bind(&short)
+    let listener = std::os::unix::net::UnixListener::bind(&short)
         .map_err(|error| CliError::new(format!("failed to listen on {}: {error}", path.display())))?;
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o600)).context("protect a socket")?;
     Ok(listener)

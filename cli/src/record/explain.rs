@@ -1,18 +1,28 @@
-//! The record behind `dbuild why OUTPUT`: one small JSON file per output, named after a hash of its path.
+//! The record behind `dbuild why OUTPUT`: a log with one line of JSON per output, newest last.
 
+use std::ffi::OsStr;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use dbuild_proto::DigestFunction;
 use serde::{Deserialize, Serialize};
 
 use super::{Placement, TaskEnd};
 
+const NEWEST: &str = "why-v2.log";
+const OLDER: &str = "why-v2.old.log";
+
+/// Bytes from which on a log is put aside: some ten thousands of records.
+const MAX_LOG: u64 = 32 << 20;
+
 /// What `dbuild why` prints of one output.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The output, lossy where it is not UTF-8 (the file's name is made of the bytes).
+    /// The output, lossy where it is not UTF-8.
     pub output: String,
+    /// Its bytes, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_bytes: Option<Vec<u8>>,
     pub placement: Placement,
     pub reason: String,
     pub helper: Option<String>,
@@ -31,6 +41,7 @@ impl Explanation {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Explanation {
             output: output.to_string_lossy().into_owned(),
+            output_bytes: output.to_str().is_none().then(|| output.as_os_str().as_bytes().to_vec()),
             placement: end.placement,
             reason: end.reason.clone(),
             helper: end.helper.clone(),
@@ -43,29 +54,53 @@ impl Explanation {
             key: end.key.clone(),
         }
     }
+
+    fn path(&self) -> PathBuf {
+        let bytes = self.output_bytes.as_deref().unwrap_or(self.output.as_bytes());
+        PathBuf::from(OsStr::from_bytes(bytes))
+    }
 }
 
-/// Writes the record of each output of a task.
-pub fn write(records: &Path, end: &TaskEnd) -> std::io::Result<()> {
+/// Appends the records of a task's outputs to `log`.
+pub fn append(log: &mut Vec<u8>, end: &TaskEnd) -> serde_json::Result<()> {
     for output in &end.outputs {
-        let file = file_of(records, output);
-        if let Some(dir) = file.parent() {
-            fs_err::create_dir_all(dir)?;
-        }
-        let temporary = file.with_extension(format!("tmp-{}", std::process::id()));
-        fs_err::write(&temporary, serde_json::to_vec(&Explanation::new(output, end))?)?;
-        fs_err::rename(&temporary, &file)?;
+        serde_json::to_writer(&mut *log, &Explanation::new(output, end))?;
+        log.push(b'\n');
     }
     Ok(())
 }
 
-/// The record of `output` (absolute), if there is one.
-pub fn find(records: &Path, output: &Path) -> std::io::Result<Option<Explanation>> {
-    match fs_err::read(file_of(records, output)) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+/// Writes records down, after what was written before. What is older than the last [`MAX_LOG`] bytes or so is forgotten.
+pub fn write(records: &Path, log: &[u8]) -> std::io::Result<()> {
+    fs_err::create_dir_all(records)?;
+    let newest = records.join(NEWEST);
+    if fs_err::metadata(&newest).is_ok_and(|meta| meta.len() > MAX_LOG) {
+        fs_err::rename(&newest, records.join(OLDER))?;
     }
+    fs_err::OpenOptions::new().create(true).append(true).open(&newest)?.write_all(log)
+}
+
+/// The newest record of `output` (absolute), if there is one.
+pub fn find(records: &Path, output: &Path) -> std::io::Result<Option<Explanation>> {
+    let Some(name) = output.file_name() else { return Ok(None) };
+    let wanted = plain(output);
+    for log in [NEWEST, OLDER] {
+        let bytes = match fs_err::read(records.join(log)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        // A line that a full disk cut off is none.
+        let found = bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
+            let record: Explanation = serde_json::from_slice(line).ok()?;
+            let path = record.path();
+            (path.file_name() == Some(name) && plain(&path) == wanted).then_some(record)
+        });
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// The path as the file system has it: `../lib/a.o` and `lib/a.o` are one file.
@@ -76,7 +111,61 @@ fn plain(output: &Path) -> PathBuf {
     }
 }
 
-fn file_of(records: &Path, output: &Path) -> PathBuf {
-    let name = DigestFunction::Blake3.digest(plain(output).as_os_str().as_bytes()).hex();
-    records.join("why-v1").join(&name[..2]).join(&name[2..34])
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(output: PathBuf, reason: &str) -> TaskEnd {
+        TaskEnd {
+            session: String::new(),
+            placement: Placement::Local,
+            reason: reason.to_owned(),
+            helper: None,
+            uncacheable: None,
+            fault: None,
+            notice: None,
+            exit_code: 0,
+            sent: 0,
+            received: 0,
+            run_ms: 1,
+            outputs: vec![output],
+            key: Vec::new(),
+            miss: None,
+        }
+    }
+
+    fn record(records: &Path, output: PathBuf, reason: &str) {
+        let mut log = Vec::new();
+        append(&mut log, &end(output, reason)).unwrap();
+        write(records, &log).unwrap();
+    }
+
+    #[test]
+    fn the_newest_record_of_a_file_is_found_by_every_spelling() {
+        let place = tempfile::tempdir().unwrap();
+        let (records, lib) = (place.path().join("records"), place.path().join("lib"));
+        fs_err::create_dir(&lib).unwrap();
+        assert!(find(&records, &lib.join("a.o")).unwrap().is_none());
+        let odd = lib.join(OsStr::from_bytes(b"\xff.o"));
+        record(&records, lib.join("a.o"), "first");
+        record(&records, lib.join("b.o"), "other");
+        record(&records, lib.join("../lib/a.o"), "second");
+        record(&records, odd.clone(), "odd");
+        let reason = |path: &Path| find(&records, path).unwrap().map(|found| found.reason);
+        assert_eq!(reason(&lib.join("a.o")).as_deref(), Some("second"));
+        assert_eq!(reason(&odd).as_deref(), Some("odd"));
+        assert_eq!(reason(&lib.join(OsStr::from_bytes(b"\xfe.o"))), None);
+    }
+
+    #[test]
+    fn cut_lines_and_old_logs_do_no_harm() {
+        let place = tempfile::tempdir().unwrap();
+        let records = place.path();
+        record(records, "/x/a.o".into(), "old");
+        fs_err::rename(records.join(NEWEST), records.join(OLDER)).unwrap();
+        record(records, "/x/b.o".into(), "new");
+        write(records, b"{\"output\":\"/x/a").unwrap();
+        assert_eq!(find(records, Path::new("/x/a.o")).unwrap().unwrap().reason, "old");
+        assert_eq!(find(records, Path::new("/x/b.o")).unwrap().unwrap().reason, "new");
+    }
 }

@@ -24,8 +24,11 @@ pub enum Event {
 
 pub type Sender = mpsc::UnboundedSender<Event>;
 
-/// How long counters may wait in memory before they are written.
+/// How long counters and records may wait in memory before they are written.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes of records that wait at most.
+const MAX_WAITING: usize = 1 << 20;
 
 /// Sessions whose build never came back for its tally (killed) are forgotten beyond this many.
 const MAX_SESSIONS: usize = 1000;
@@ -35,6 +38,8 @@ pub struct Recorder {
     counters: Counters,
     sessions: HashMap<String, Tally>,
     dirty: bool,
+    /// Records that are to be written.
+    log: Vec<u8>,
 }
 
 impl Recorder {
@@ -42,7 +47,7 @@ impl Recorder {
     pub fn start(records: PathBuf) -> Sender {
         let (sender, events) = mpsc::unbounded_channel();
         let counters = Counters::load(&records.join("stats.json"));
-        let recorder = Recorder { records, counters, sessions: HashMap::new(), dirty: false };
+        let recorder = Recorder { records, counters, sessions: HashMap::new(), dirty: false, log: Vec::new() };
         tokio::spawn(recorder.run(events));
         sender
     }
@@ -70,14 +75,19 @@ impl Recorder {
                 if self.sessions.len() < MAX_SESSIONS || self.sessions.contains_key(&end.session) {
                     self.sessions.entry(end.session.clone()).or_default().add(&end);
                 }
-                if let Err(error) = explain::write(&self.records, &end) {
-                    tracing::debug!(%error, "failed to write a record");
+                if let Err(error) = explain::append(&mut self.log, &end) {
+                    tracing::debug!(%error, "failed to record a task");
+                }
+                if self.log.len() > MAX_WAITING {
+                    self.save();
                 }
             }
             Event::SessionBegin(session) => {
                 self.sessions.insert(session, Tally::default());
             }
             Event::SessionEnd(session, reply) => {
+                // Whoever asks `why` after a build finds all of it.
+                self.save();
                 // A receiver that is gone does not want its answer any more; so below.
                 let _ = reply.send(self.sessions.remove(&session).unwrap_or_default());
             }
@@ -102,8 +112,9 @@ impl Recorder {
         }
         let saved = fs_err::create_dir_all(&self.records)
             .and_then(|()| self.counters.save(&self.records.join("stats.json")));
-        if let Err(error) = saved {
-            tracing::debug!(%error, "failed to save the counters");
+        if let Err(error) = saved.and_then(|()| explain::write(&self.records, &self.log)) {
+            tracing::debug!(%error, "failed to save counters and records");
         }
+        self.log.clear();
     }
 }

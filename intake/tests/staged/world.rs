@@ -10,7 +10,7 @@ use dbuild_compilers::{Call, FileKind, Files, Plan, Task, analyse, relevant_env}
 use dbuild_intake::action::{self, logical_directory};
 use dbuild_intake::{
     ActionRequest, BuiltAction, DirTable, FileTable, FindError, FindRequest, InputFinder, Inputs,
-    IntakeError, Toolchain, ToolchainRequest, Toolchains, TracedDepends,
+    IntakeError, Toolchain, ToolchainRequest, Toolchains, Watch, TracedDepends,
 };
 
 /// A time at which all that a test writes is old: nothing here waits for time stamps to settle.
@@ -76,7 +76,7 @@ impl Files for Disk {
 pub struct World {
     place: tempfile::TempDir,
     pub files: Arc<FileTable>,
-    pub directories: DirTable,
+    pub directories: Arc<DirTable>,
     pub toolchains: Toolchains,
     pub finder: TracedDepends,
     pub env: Vec<(OsString, OsString)>,
@@ -89,8 +89,14 @@ impl World {
             fs_err::create_dir(place.path().join(name)).unwrap();
         }
         // All worlds of this process share what they know of the compilers.
-        static FILES: OnceLock<Arc<FileTable>> = OnceLock::new();
-        let files = FILES.get_or_init(|| Arc::new(FileTable::new(100_000, late))).clone();
+        static WARM: OnceLock<(Arc<FileTable>, Arc<DirTable>)> = OnceLock::new();
+        let (files, directories) = WARM
+            .get_or_init(|| {
+                let watch = Arc::new(Watch::start(100_000));
+                let files = FileTable::new(100_000, late).watched(watch.clone());
+                (Arc::new(files), Arc::new(DirTable::new(1000, late).watched(watch)))
+            })
+            .clone();
         let finder = TracedDepends {
             interceptor: interceptor().to_path_buf(),
             scratch: place.path().join("scratch"),
@@ -99,8 +105,8 @@ impl World {
             limit: Duration::from_secs(300),
         };
         World {
-            directories: DirTable::new(1000, late),
-            toolchains: Toolchains::new(files.clone(), late),
+            toolchains: Toolchains::new(files.clone(), directories.clone(), late),
+            directories,
             files,
             finder,
             env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],

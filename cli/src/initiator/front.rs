@@ -1,0 +1,74 @@
+//! The threads that shims meet first. One thread reads a call, plans it and asks the near cache, so that a hit is
+//! answered without any hand-over; what needs more goes on in the runtime.
+
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dbuild_shims::frame::{FromShim, ToShim};
+use tokio::runtime::Handle;
+
+use super::connection::First;
+use super::invocation::{self, Attempt, Context};
+use super::{Busy, Initiator};
+use crate::config::processors;
+
+/// More threads than processors, because some wait for the disk, or for a compiler that is met for the first time.
+const EXTRA_THREADS: u32 = 2;
+
+/// Serves shims from now on, until the process ends.
+pub fn open(initiator: &Arc<Initiator>, listener: UnixListener) -> io::Result<()> {
+    let listener = Arc::new(listener);
+    let runtime = Handle::current();
+    for _ in 0..processors() + EXTRA_THREADS {
+        let (initiator, listener, runtime) = (initiator.clone(), listener.clone(), runtime.clone());
+        let serve = move || {
+            loop {
+                serve_next(&initiator, &listener, &runtime);
+            }
+        };
+        std::thread::Builder::new().name("front".to_owned()).spawn(serve)?;
+    }
+    Ok(())
+}
+
+fn serve_next(initiator: &Arc<Initiator>, listener: &UnixListener, runtime: &Handle) {
+    let stream = match listener.accept() {
+        Ok((stream, _)) => stream,
+        Err(error) => {
+            // Out of descriptors, most likely: the shims wait in the backlog, or fall back.
+            tracing::warn!(%error, "failed to accept a connection");
+            std::thread::sleep(Duration::from_millis(50));
+            return;
+        }
+    };
+    let busy = Busy::begin(initiator);
+    // A bug of ours must not cost the build; the shim goes on alone when the connection breaks.
+    match catch_unwind(AssertUnwindSafe(|| serve(initiator, stream, runtime, busy))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection ended early"),
+        Err(_) => tracing::error!("a call ended in a panic"),
+    }
+}
+
+fn serve(initiator: &Arc<Initiator>, stream: UnixStream, runtime: &Handle, busy: Busy) -> io::Result<()> {
+    let mut connection = First::new(stream)?;
+    let FromShim::Invoke(invoke) = connection.receive()? else { return Ok(()) };
+    let context = Arc::new(Context::new(initiator.clone(), invoke));
+    match invocation::attempt(&context)? {
+        Attempt::Done(done) => connection.send(&ToShim::Done(done)),
+        Attempt::GoesOn(rest) => {
+            let _runtime = runtime.enter();
+            let connection = connection.go_on()?;
+            tokio::spawn(async move {
+                if let Err(error) = invocation::go_on(context, connection, rest).await {
+                    tracing::debug!(%error, "a connection ended early");
+                }
+                drop(busy);
+            });
+            Ok(())
+        }
+    }
+}

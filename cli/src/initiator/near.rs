@@ -1,0 +1,97 @@
+//! The near cache: what this machine knows of a task, and putting a hit in place. Blocks.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use dbuild_cache::CacheError;
+use dbuild_intake::recall::{Recalled, recall};
+use dbuild_proto::Digest;
+use dbuild_proto::record::{OutputFile, TaskOutcome};
+
+use super::invocation::Context;
+use super::outputs::{self, Ready};
+use super::policy;
+use super::task::{Answered, Here, Prepared};
+use crate::record::{Event, Placement};
+
+/// What the near cache said of a task.
+pub enum Near {
+    Answered(Answered),
+    Missed(Box<Missed>),
+    Here(Box<Here>),
+}
+
+impl Near {
+    pub fn into_answer(self) -> Option<Answered> {
+        match self {
+            Near::Answered(answered) => Some(answered),
+            Near::Missed(_) | Near::Here(_) => None,
+        }
+    }
+}
+
+/// A task of which the near cache has no answer.
+pub struct Missed {
+    pub prepared: Prepared,
+    /// Why there is none.
+    pub miss: Option<String>,
+    /// What is to be said in the summary.
+    pub notice: Option<String>,
+}
+
+/// Looks into the near cache and puts a hit in place.
+pub fn ask(context: &Context, prepared: Prepared) -> Near {
+    let destinations = prepared.outputs(context);
+    let objection = destinations.iter().find_map(|output| outputs::objection(&output.path));
+    if let Some(objection) = objection.or_else(|| policy::side_effect(&prepared.task, &destinations)) {
+        // The compiler itself deals with it; what it writes there is not ours to keep.
+        let mut here = Here::new(prepared, objection);
+        here.uncacheable = Some(objection.to_owned());
+        return Near::Here(Box::new(here));
+    }
+    let initiator = &context.initiator;
+    let (Ok(store), Ok(())) = (&initiator.store, &prepared.task.cache) else {
+        return Near::Missed(Box::new(Missed { prepared, miss: None, notice: None }));
+    };
+    let damaged = store.counters().damaged;
+    let usable = |outcome: &TaskOutcome| readies(context, &prepared, outcome).is_some();
+    let recalled = recall(store, &prepared.key, &initiator.files, &initiator.directories, &usable);
+    let miss = match recalled {
+        Ok(Recalled::Hit(outcome)) => match hit(context, &prepared, outcome) {
+            Ok(answered) => return Near::Answered(answered),
+            Err(error) if error.is_not_found() => "its result was evicted from the cache".to_owned(),
+            // The compiler says what is wrong there, or gets around it.
+            Err(_) => return Near::Here(Box::new(Here::new(prepared, "output could not be put in place"))),
+        },
+        Ok(Recalled::Changed(change)) => change.to_string(),
+        Ok(Recalled::Unknown) => "this command is new".to_owned(),
+        Err(error) => outputs::cache_fault(&error),
+    };
+    let found = store.counters().damaged > damaged;
+    let notice = found.then(|| "a damaged file was found in the cache and removed".to_owned());
+    Near::Missed(Box::new(Missed { prepared, miss: Some(miss), notice }))
+}
+
+/// The files of an outcome with their places in this build's tree; `None` if it is not one of this task's.
+pub fn readies(context: &Context, prepared: &Prepared, outcome: &TaskOutcome) -> Option<Vec<Ready>> {
+    let places = prepared.outputs(context);
+    let ready = |output: &OutputFile| {
+        let name = Path::new(std::ffi::OsStr::from_bytes(&output.path));
+        let place = places.iter().find(|place| place.name == name)?;
+        let digest = Digest::try_from(output.blob.as_ref()?).ok()?;
+        Some(Ready { path: place.path.clone(), digest, executable: output.executable, manner: place.manner })
+    };
+    outcome.outputs.iter().map(ready).collect()
+}
+
+fn hit(context: &Context, prepared: &Prepared, outcome: TaskOutcome) -> Result<Answered, CacheError> {
+    let files = readies(context, prepared, &outcome).unwrap_or_default();
+    if let Ok(store) = &context.initiator.store {
+        outputs::place(store, &files, context.invoke.umask)?;
+    }
+    let mut end = prepared.end(context, Placement::HitLocal, "hit");
+    end.run_ms = outcome.run_ms;
+    context.initiator.record(Event::Ended(Box::new(end)));
+    Ok(Answered { stdout: outcome.stdout, stderr: outcome.stderr, status: 0 })
+}
+
