@@ -94,4 +94,3 @@ fn hit(context: &Context, prepared: &Prepared, outcome: TaskOutcome) -> Result<A
     context.initiator.record(Event::Ended(Box::new(end)));
     Ok(Answered { stdout: outcome.stdout, stderr: outcome.stderr, status: 0 })
 }
-

@@ -47,7 +47,8 @@ impl Recorder {
     pub fn start(records: PathBuf) -> Sender {
         let (sender, events) = mpsc::unbounded_channel();
         let counters = Counters::load(&records.join("stats.json"));
-        let recorder = Recorder { records, counters, sessions: HashMap::new(), dirty: false, log: Vec::new() };
+        let recorder =
+            Recorder { records, counters, sessions: HashMap::new(), dirty: false, log: Vec::new() };
         tokio::spawn(recorder.run(events));
         sender
     }

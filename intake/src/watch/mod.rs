@@ -59,8 +59,10 @@ const IN_DIRECTORIES: WatchFlags = WatchFlags::ATTRIB
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::ONLYDIR);
 
-const ON_FILES: WatchFlags =
-    WatchFlags::MODIFY.union(WatchFlags::ATTRIB).union(WatchFlags::CLOSE_WRITE).union(WatchFlags::DONT_FOLLOW);
+const ON_FILES: WatchFlags = WatchFlags::MODIFY
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::DONT_FOLLOW);
 
 /// The name under which a watched file itself is relied on.
 const ITSELF: &str = "";
@@ -231,7 +233,8 @@ impl<F> Fact<F> {
 
 impl<F> Inner<F> {
     fn settle(&mut self) {
-        let mut waiting = [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(&self.inotify, PollFlags::empty())];
+        let mut waiting =
+            [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(&self.inotify, PollFlags::empty())];
         let mut count = 1;
         if let Some(mounts) = &self.mounts {
             waiting[1] = PollFd::new(mounts, PollFlags::PRI);

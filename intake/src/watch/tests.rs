@@ -56,10 +56,14 @@ fn every_change_on_the_way_fells_the_fact_and_no_other() {
         }),
         ("moved away", |w| fs::rename(w.at("a/b/x.h"), w.at("away")).unwrap()),
         ("touched", |w| assert!(Command::new("touch").arg(w.at("a/b/x.h")).status().unwrap().success())),
-        ("mode", |w| assert!(Command::new("chmod").arg("600").arg(w.at("a/b/x.h")).status().unwrap().success())),
+        ("mode", |w| {
+            assert!(Command::new("chmod").arg("600").arg(w.at("a/b/x.h")).status().unwrap().success())
+        }),
         ("directory moved", |w| fs::rename(w.at("a/b"), w.at("a/c")).unwrap()),
         ("upper directory moved", |w| fs::rename(w.at("a"), w.at("c")).unwrap()),
-        ("directory closed", |w| assert!(Command::new("chmod").arg("700").arg(w.at("a/b")).status().unwrap().success())),
+        ("directory closed", |w| {
+            assert!(Command::new("chmod").arg("700").arg(w.at("a/b")).status().unwrap().success())
+        }),
         ("all removed", |w| fs::remove_dir_all(w.at("a")).unwrap()),
         ("through another name", |w| {
             fs::hard_link(w.at("a/b/x.h"), w.at("other")).unwrap();
@@ -181,7 +185,8 @@ fn bounds_forget_and_do_not_break() {
 
 #[test]
 fn lost_events_cost_what_was_known() {
-    let limit: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
+    let limit: usize =
+        fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
     if limit > 100_000 {
         eprintln!("skipped: the kernel's queue holds {limit} events, too many to overflow here");
         return;

@@ -10,7 +10,7 @@ use dbuild_compilers::{Call, FileKind, Files, Plan, Task, analyse, relevant_env}
 use dbuild_intake::action::{self, logical_directory};
 use dbuild_intake::{
     ActionRequest, BuiltAction, DirTable, FileTable, FindError, FindRequest, InputFinder, Inputs,
-    IntakeError, Toolchain, ToolchainRequest, Toolchains, Watch, TracedDepends,
+    IntakeError, Toolchain, ToolchainRequest, Toolchains, TracedDepends, Watch,
 };
 
 /// A time at which all that a test writes is old: nothing here waits for time stamps to settle.

