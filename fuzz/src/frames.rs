@@ -1,7 +1,7 @@
 //! Frames between shim and initiator.
 
 use dbuild_shims::frame::{
-    self, Command, Done, Exec, FromShim, Invoke, MAX_FRAME, Ran, Run, ToShim, body_length,
+    self, Command, Done, Exec, FromShim, Invoke, MAX_FRAME, Part, Ran, Run, ToShim, body_length,
 };
 
 pub fn from_shim(body: &[u8]) -> bool {
@@ -59,7 +59,8 @@ pub fn to_shim_seeds() -> Vec<Vec<u8>> {
         trace: trace.map(Into::into),
     };
     let run = Run { runs: vec![command(None), command(Some("/tmp/trace"))], parallel: 2 };
-    let done = Done { stdout: b"o".into(), stderr: b"warning: x\n".into(), code: 256 + 11 };
+    let part = Part { stdout: b"o".into(), stderr: b"warning: x\n".into() };
+    let done = Done { parts: vec![Part::default(), part], code: 256 + 11 };
     [ToShim::Exec(exec), ToShim::Run(run), ToShim::Done(done)]
         .iter()
         .map(|frame| frame.encode().split_off(4))

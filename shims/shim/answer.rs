@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::call::{Call, Settings};
 use crate::children;
-use crate::frame::{self, Command, Done, FromShim, Ran, Run, ToShim};
+use crate::frame::{self, Command, Done, FromShim, Part, Ran, Run, ToShim};
 use crate::program::Program;
 use crate::{fallback, system};
 
@@ -96,9 +96,11 @@ impl Talk<'_> {
             Some(ran) => {
                 fallback::note(self.settings, reason);
                 // what was truncated is printed already
-                let (stdout, stderr) =
-                    if ran.truncated { Default::default() } else { (ran.stdout, ran.stderr) };
-                finish(&Done { stdout, stderr, code: Done::code_of(ran.status) })
+                let parts = match ran.truncated {
+                    true => Vec::new(),
+                    false => vec![Part { stdout: ran.stdout, stderr: ran.stderr }],
+                };
+                finish(&Done { parts, code: Done::code_of(ran.status) })
             }
             None => fallback::run(self.call, self.settings, reason),
         }
@@ -107,8 +109,10 @@ impl Talk<'_> {
 
 /// Prints, then ends as the compiler ended.
 fn finish(done: &Done) -> i32 {
-    print(1, &done.stdout);
-    print(2, &done.stderr);
+    for part in &done.parts {
+        print(1, &part.stdout);
+        print(2, &part.stderr);
+    }
     if done.code > 256 {
         system::die_of((done.code - 256) as i32);
         // blocked for good or harmless: what a shell reports

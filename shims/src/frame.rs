@@ -15,7 +15,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// Version of this format; an initiator that speaks another one closes the connection.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest frame in bytes, its own length field not counted.
 pub const MAX_FRAME: usize = 64 << 20;
 
@@ -94,11 +94,17 @@ pub struct Run {
     pub parallel: u32,
 }
 
-/// "Print this and exit."
+/// What one part of a call (a source, the link) printed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Done {
+pub struct Part {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+}
+
+/// "Print this, part after part, and exit."
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Done {
+    pub parts: Vec<Part>,
     /// 0–255: the exit code. 256 + n: die of signal n, as the compiler did.
     pub code: u32,
 }
@@ -269,9 +275,12 @@ impl ToShim {
             }
             ToShim::Done(done) => {
                 let mut out = Encoder::new(DONE);
-                out.bytes(&done.stdout);
-                out.bytes(&done.stderr);
                 out.u32(done.code);
+                out.u32(done.parts.len() as u32);
+                for part in &done.parts {
+                    out.bytes(&part.stdout);
+                    out.bytes(&part.stderr);
+                }
                 out.finish()
             }
         }
@@ -302,11 +311,16 @@ impl ToShim {
                 }
                 ToShim::Run(Run { runs, parallel })
             }
-            DONE => ToShim::Done(Done {
-                stdout: fields.bytes()?.to_vec(),
-                stderr: fields.bytes()?.to_vec(),
-                code: fields.u32()?,
-            }),
+            DONE => {
+                let code = fields.u32()?;
+                let count = fields.count(8)?;
+                let parts = (0..count)
+                    .map(|_| {
+                        Ok(Part { stdout: fields.bytes()?.to_vec(), stderr: fields.bytes()?.to_vec() })
+                    })
+                    .collect::<Result<_, FrameError>>()?;
+                ToShim::Done(Done { parts, code })
+            }
             kind => return Err(FrameError::UnknownKind(kind)),
         };
         fields.end()?;

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 
 use dbuild_shims::frame::{
-    self, Command, Done, Env, Exec, FrameError, FromShim, Invoke, MAX_FRAME, Ran, Run, ToShim, body_length,
+    self, Command, Done, Env, Exec, FrameError, FromShim, Invoke, MAX_FRAME, Part, Ran, Run, ToShim, body_length,
 };
 use dbuild_shims::trace::{self, Trace, TraceError, format};
 use proptest::collection::vec;
@@ -59,8 +59,9 @@ fn to_shim() -> impl Strategy<Value = ToShim> {
     );
     let run =
         (vec(command, 0..4), any::<u32>()).prop_map(|(runs, parallel)| ToShim::Run(Run { runs, parallel }));
-    let done = (bytes(), bytes(), any::<u32>())
-        .prop_map(|(stdout, stderr, code)| ToShim::Done(Done { stdout, stderr, code }));
+    let part = (bytes(), bytes()).prop_map(|(stdout, stderr)| Part { stdout, stderr });
+    let done =
+        (vec(part, 0..4), any::<u32>()).prop_map(|(parts, code)| ToShim::Done(Done { parts, code }));
     prop_oneof![exec, run, done]
 }
 
@@ -142,7 +143,7 @@ fn refusals_say_why() {
     assert_eq!(ToShim::decode(&[99]), Err(FrameError::UnknownKind(99)));
     assert_eq!(ToShim::decode(&[]), Err(FrameError::Truncated));
     // an Invoke of a version to come
-    assert_eq!(FromShim::decode(&[1, 2, 0]), Err(FrameError::Version(2)));
+    assert_eq!(FromShim::decode(&[1, frame::VERSION + 1, 0]), Err(FrameError::Version(frame::VERSION + 1)));
     assert_eq!(body_length(u32::MAX.to_le_bytes()), Err(FrameError::TooLong(u64::from(u32::MAX))));
     assert!(body_length((MAX_FRAME as u32).to_le_bytes()).is_ok());
     // a list of four thousand million items in four bytes

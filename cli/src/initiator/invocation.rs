@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dbuild_compilers::{Call, FileKind, Files, Link, Plan, Reason, Task, analyse, driver_spoke};
 use dbuild_intake::{Toolchain, ToolchainRequest};
-use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Run, ToShim};
+use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Part, Run, ToShim};
 use futures_util::future::join_all;
 use tokio::net::UnixStream;
 
@@ -234,21 +234,21 @@ async fn run_tasks(
         _ => 0,
     };
     let Some(link) = then.filter(|_| !failed) else {
-        return answer(connection, &answers, status).await;
+        return answer(connection, answers, status).await;
     };
     let Some(linked) = run_link(context, connection, link.args_with_objects(&objects.all())).await? else {
         return Ok(());
     };
     let status = linked.status;
     answers.push(linked);
-    answer(connection, &answers, status).await
+    answer(connection, answers, status).await
 }
 
 /// Prints what every part printed, in the order of the call, and ends the shim.
-async fn answer(connection: &mut Connection, answers: &[Answered], status: i32) -> io::Result<()> {
-    let all = |part: fn(&Answered) -> &[u8]| answers.iter().flat_map(part).copied().collect();
-    let done = Done { stdout: all(|a| &a.stdout), stderr: all(|a| &a.stderr), code: Done::code_of(status) };
-    connection.send(&ToShim::Done(done)).await
+async fn answer(connection: &mut Connection, answers: Vec<Answered>, status: i32) -> io::Result<()> {
+    let part = |answered: Answered| Part { stdout: answered.stdout, stderr: answered.stderr };
+    let parts = answers.into_iter().map(part).collect();
+    connection.send(&ToShim::Done(Done { parts, code: Done::code_of(status) })).await
 }
 
 /// Runs tasks as children of the shim, as many at a time as there are slots. `None`: the shim is gone.

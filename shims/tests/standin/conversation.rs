@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::mpsc;
 
-use dbuild_shims::frame::{Command, Done, Exec, Ran, Run, ToShim};
+use dbuild_shims::frame::{Command, Done, Exec, Part, Ran, Run, ToShim};
 use dbuild_shims::vars;
 
 use crate::bench::{Bench, shown, stdout_of, variable};
@@ -70,11 +70,11 @@ fn the_call_arrives_as_it_was_made_and_without_anything_of_ours() {
 #[test]
 fn done_prints_any_bytes_and_exits_with_the_code() {
     let bench = Bench::new();
-    let done = Done { stdout: b"\x80o\0ut".to_vec(), stderr: b"err\xff\n".to_vec(), code: 3 };
-    let answer = ToShim::Done(done.clone());
+    let part = Part { stdout: b"\x80o\0ut".to_vec(), stderr: b"err\xff\n".to_vec() };
+    let answer = ToShim::Done(Done { parts: vec![part.clone()], code: 3 });
     let _initiator = bench.initiator(move |talk, _| talk.send(&answer));
     let output = bench.gcc().output().unwrap();
-    assert_eq!((output.stdout, output.stderr), (done.stdout, done.stderr));
+    assert_eq!((output.stdout, output.stderr), (part.stdout, part.stderr));
     assert_eq!(output.status.code(), Some(3));
 }
 
