@@ -41,6 +41,7 @@ pub fn from_shim_seeds() -> Vec<Vec<u8>> {
         umask: 0o22,
         stderr_tty: true,
         stdout_tty: false,
+        streams_usable: true,
     };
     let ran =
         Ran { index: 3, status: 256, stdout: b"out".into(), truncated: true, wall_us: 9, ..Ran::default() };

@@ -17,6 +17,8 @@ const F_SETFD: c_int = 2;
 const F_GETFL: c_int = 3;
 const F_SETFL: c_int = 4;
 const F_DUPFD_CLOEXEC: c_int = 1030;
+const O_ACCMODE: c_int = 3;
+const O_RDONLY: c_int = 0;
 const O_NONBLOCK: c_int = 0o4000;
 const LOCK_EX_NB: c_int = 2 | 4;
 const PR_SET_PDEATHSIG: c_int = 1;
@@ -43,6 +45,8 @@ pub struct Poll {
 
 pub const POLLIN: i16 = 1;
 pub const POLLOUT: i16 = 4;
+const POLLERR: i16 = 8;
+const POLLHUP: i16 = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -225,6 +229,22 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     unsafe {
         let flags = checked(fcntl(fd.as_raw_fd(), F_GETFL))?;
         checked(fcntl(fd.as_raw_fd(), F_SETFL, flags | O_NONBLOCK)).map(drop)
+    }
+}
+
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: takes numbers.
+    unsafe { fcntl(fd, F_GETFL) >= 0 }
+}
+
+/// Whether a descriptor is open for writing and has not lost its reader. A full disk is not seen.
+pub fn takes_output(fd: RawFd) -> bool {
+    // SAFETY: takes numbers.
+    let flags = unsafe { fcntl(fd, F_GETFL) };
+    let mut fds = [Poll { fd, events: 0, revents: 0 }];
+    flags >= 0 && flags & O_ACCMODE != O_RDONLY && {
+        poll(&mut fds, Some(Duration::ZERO));
+        fds[0].revents & (POLLERR | POLLHUP) == 0
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Invoke {
     pub umask: u32,
     pub stderr_tty: bool,
     pub stdout_tty: bool,
+    /// stdin, stdout and stderr are open, and as far as can be seen somebody takes what is printed.
+    pub streams_usable: bool,
 }
 
 /// How one command of a [`Run`] ended.
@@ -190,6 +192,7 @@ impl FromShim {
                 out.u32(invoke.umask);
                 out.flag(invoke.stderr_tty);
                 out.flag(invoke.stdout_tty);
+                out.flag(invoke.streams_usable);
                 out.finish()
             }
             FromShim::Ran(ran) => {
@@ -226,6 +229,7 @@ impl FromShim {
                     umask: fields.u32()?,
                     stderr_tty: fields.flag()?,
                     stdout_tty: fields.flag()?,
+                    streams_usable: fields.flag()?,
                 })
             }
             RAN => FromShim::Ran(Ran {

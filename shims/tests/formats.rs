@@ -32,11 +32,20 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn from_shim() -> impl Strategy<Value = FromShim> {
-    let flags = (any::<u32>(), any::<bool>(), any::<bool>());
+    let flags = (any::<u32>(), any::<[bool; 3]>());
     let invoke = (text(), text(), texts(), text(), env(), flags).prop_map(
-        |(session, compiler, argv, cwd, env, (umask, stderr_tty, stdout_tty))| {
-            let (compiler_path, cwd) = (compiler.into(), cwd.into());
-            FromShim::Invoke(Invoke { session, compiler_path, argv, cwd, env, umask, stderr_tty, stdout_tty })
+        |(session, compiler, argv, cwd, env, (umask, [stderr_tty, stdout_tty, streams_usable]))| {
+            FromShim::Invoke(Invoke {
+                session,
+                compiler_path: compiler.into(),
+                argv,
+                cwd: cwd.into(),
+                env,
+                umask,
+                stderr_tty,
+                stdout_tty,
+                streams_usable,
+            })
         },
     );
     let numbers = (any::<u32>(), any::<i32>(), any::<i32>(), any::<bool>());

@@ -125,6 +125,10 @@ enum Planned {
 
 fn plan(context: &Context) -> Planned {
     let invoke = &context.invoke;
+    if !invoke.streams_usable {
+        // What a compiler does then (fail, be killed, remove its object, go on) is its own affair.
+        return Planned::Local("nobody takes what it prints".to_owned(), true);
+    }
     let compiler = context.absolute(&invoke.compiler_path);
     let request = ToolchainRequest { compiler: &compiler, env: &invoke.env };
     let toolchain = match context.initiator.toolchains.get(request) {

@@ -58,7 +58,7 @@ fn the_call_arrives_as_it_was_made_and_without_anything_of_ours() {
     assert_eq!(call.compiler_path, bench.path("bin/gcc"));
     assert_eq!(call.cwd, bench.path("work").canonicalize().unwrap());
     assert_eq!((call.session.to_str(), call.umask), (Some("session 1"), 0o027));
-    assert!(!call.stderr_tty && !call.stdout_tty);
+    assert!(!call.stderr_tty && !call.stdout_tty && call.streams_usable);
     for ours in vars::OURS {
         assert_eq!(variable(&call.env, ours), None, "{ours}");
     }
@@ -91,16 +91,21 @@ fn done_repeats_a_death_by_signal() {
 }
 
 #[test]
-fn a_closed_or_full_stdout_is_not_an_error() {
+fn an_answer_that_cannot_be_printed_is_left_to_the_compiler() {
     let bench = Bench::new();
-    let _initiator = bench.catcher();
+    let initiator = bench.catcher();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    assert_eq!(bench.gcc().stdout(full).status().unwrap().code(), Some(0));
+    assert_eq!(bench.gcc().arg("exit=4").stdout(full).status().unwrap().code(), Some(4));
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    assert_eq!(bench.gcc().stdout(writer).status().unwrap().code(), Some(0));
-    let script = "exec gcc >&- 2>&-";
-    assert_eq!(bench.command("sh").args(["-c", script]).status().unwrap().code(), Some(0));
+    assert_eq!(bench.gcc().stdout(writer).status().unwrap().signal(), Some(13));
+    for script in ["exec gcc exit=4 >&-", "exec gcc exit=4 >/dev/null 2>&- <&-", "exec gcc 1</dev/null exit=4"] {
+        let status = bench.command("sh").args(["-c", script]).status().unwrap();
+        let printed = script.contains(">/dev/null");
+        assert_eq!(status.code(), Some(if printed { 0 } else { 4 }), "{script}");
+    }
+    let usable: Vec<bool> = initiator.calls().iter().map(|call| call.streams_usable).collect();
+    assert_eq!(usable, [true, false, false, false, false], "a full disk is seen only by trying");
 }
 
 #[test]
