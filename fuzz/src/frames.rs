@@ -42,6 +42,7 @@ pub fn from_shim_seeds() -> Vec<Vec<u8>> {
         stderr_tty: true,
         stdout_tty: false,
         streams_usable: true,
+        columns: 80,
     };
     let ran =
         Ran { index: 3, status: 256, stdout: b"out".into(), truncated: true, wall_us: 9, ..Ran::default() };

@@ -84,6 +84,7 @@ impl Call {
             stderr_tty: std::io::stderr().is_terminal(),
             stdout_tty: std::io::stdout().is_terminal(),
             streams_usable: system::is_open(0) && system::takes_output(1) && system::takes_output(2),
+            columns: system::columns(0),
         })
     }
 }

@@ -20,6 +20,7 @@ const F_DUPFD_CLOEXEC: c_int = 1030;
 const O_ACCMODE: c_int = 3;
 const O_RDONLY: c_int = 0;
 const O_NONBLOCK: c_int = 0o4000;
+const TIOCGWINSZ: c_ulong = 0x5413;
 const LOCK_EX_NB: c_int = 2 | 4;
 const PR_SET_PDEATHSIG: c_int = 1;
 const PR_SET_DUMPABLE: c_int = 4;
@@ -80,6 +81,7 @@ unsafe extern "C" {
     fn fork() -> c_int;
     fn getpid() -> c_int;
     fn getppid() -> c_int;
+    fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
     fn setsid() -> c_int;
@@ -246,6 +248,15 @@ pub fn takes_output(fd: RawFd) -> bool {
         poll(&mut fds, Some(Duration::ZERO));
         fds[0].revents & (POLLERR | POLLHUP) == 0
     }
+}
+
+/// The width of a terminal; 0 if it is none, or does not tell.
+pub fn columns(fd: RawFd) -> u32 {
+    // `struct winsize`: rows, columns, and both in pixels
+    let mut size = [0_u16; 4];
+    // SAFETY: the kernel writes four numbers of 16 bits, for which there is room.
+    let told = unsafe { ioctl(fd, TIOCGWINSZ, size.as_mut_ptr()) } == 0;
+    if told { u32::from(size[1]) } else { 0 }
 }
 
 /// Takes an exclusive lock if nobody has it; it lasts as long as the file is open.

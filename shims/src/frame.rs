@@ -39,6 +39,8 @@ pub struct Invoke {
     pub stdout_tty: bool,
     /// stdin, stdout and stderr are open, and as far as can be seen somebody takes what is printed.
     pub streams_usable: bool,
+    /// Width of the terminal that stdin is, where gcc looks for it; 0: no terminal, or it does not tell.
+    pub columns: u32,
 }
 
 /// How one command of a [`Run`] ended.
@@ -193,6 +195,7 @@ impl FromShim {
                 out.flag(invoke.stderr_tty);
                 out.flag(invoke.stdout_tty);
                 out.flag(invoke.streams_usable);
+                out.u32(invoke.columns);
                 out.finish()
             }
             FromShim::Ran(ran) => {
@@ -230,6 +233,7 @@ impl FromShim {
                     stderr_tty: fields.flag()?,
                     stdout_tty: fields.flag()?,
                     streams_usable: fields.flag()?,
+                    columns: fields.u32()?,
                 })
             }
             RAN => FromShim::Ran(Ran {

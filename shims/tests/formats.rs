@@ -32,9 +32,9 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn from_shim() -> impl Strategy<Value = FromShim> {
-    let flags = (any::<u32>(), any::<[bool; 3]>());
+    let flags = (any::<[u32; 2]>(), any::<[bool; 3]>());
     let invoke = (text(), text(), texts(), text(), env(), flags).prop_map(
-        |(session, compiler, argv, cwd, env, (umask, [stderr_tty, stdout_tty, streams_usable]))| {
+        |(session, compiler, argv, cwd, env, ([umask, columns], [stderr_tty, stdout_tty, streams_usable]))| {
             FromShim::Invoke(Invoke {
                 session,
                 compiler_path: compiler.into(),
@@ -45,6 +45,7 @@ fn from_shim() -> impl Strategy<Value = FromShim> {
                 stderr_tty,
                 stdout_tty,
                 streams_usable,
+                columns,
             })
         },
     );

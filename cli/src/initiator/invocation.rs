@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dbuild_compilers::{Call, FileKind, Files, Link, Plan, Reason, Task, analyse, driver_spoke};
+use dbuild_compilers::{Call, Family, FileKind, Files, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke};
 use dbuild_intake::{Toolchain, ToolchainRequest};
 use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Part, Run, ToShim};
 use futures_util::future::join_all;
@@ -230,6 +230,11 @@ async fn run_tasks(
     if split && answers.iter().any(|answer| driver_spoke(&argv0, &answer.stderr)) {
         // The driver would have said it once, and not once for each part.
         return exec(context, connection, "the driver has something to say", true).await;
+    }
+    let Invoke { env, columns, stderr_tty, .. } = &context.invoke;
+    let cut = |answer: &Answered| cut_on_terminal(env, *columns, &answer.stderr);
+    if *stderr_tty && toolchain.info.family == Family::Gcc && answers.iter().any(cut) {
+        return exec(context, connection, "diagnostics wider than the terminal", true).await;
     }
     let failed = answers.iter().any(|answer| answer.status != 0);
     let status = match answers.as_slice() {
