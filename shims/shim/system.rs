@@ -21,6 +21,7 @@ const O_ACCMODE: c_int = 3;
 const O_RDONLY: c_int = 0;
 const O_NONBLOCK: c_int = 0o4000;
 const TIOCGWINSZ: c_ulong = 0x5413;
+const RLIMIT_NOFILE: c_int = 7;
 const LOCK_EX_NB: c_int = 2 | 4;
 const PR_SET_PDEATHSIG: c_int = 1;
 const PR_SET_DUMPABLE: c_int = 4;
@@ -81,6 +82,7 @@ unsafe extern "C" {
     fn fork() -> c_int;
     fn getpid() -> c_int;
     fn getppid() -> c_int;
+    fn getrlimit(resource: c_int, limit: *mut [u64; 2]) -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
@@ -248,6 +250,15 @@ pub fn takes_output(fd: RawFd) -> bool {
         poll(&mut fds, Some(Duration::ZERO));
         fds[0].revents & (POLLERR | POLLHUP) == 0
     }
+}
+
+/// How many files may be open (`ulimit -n`).
+pub fn file_limit() -> u64 {
+    // `struct rlimit`: what holds now, and how far it may be raised
+    let mut limit = [u64::MAX; 2];
+    // SAFETY: the kernel writes two numbers of 64 bits, for which there is room.
+    unsafe { getrlimit(RLIMIT_NOFILE, &mut limit) };
+    limit[0]
 }
 
 /// The width of a terminal; 0 if it is none, or does not tell.

@@ -15,6 +15,7 @@ use crate::door::{Door, Missing, door_of, resolve, with_first, with_last};
 use crate::embedded;
 use crate::error::{CliError, Context, EXIT_CANNOT_INVOKE, EXIT_NOT_FOUND, Result};
 use crate::initiator::{Answer, Client, Request};
+use crate::limits::enough_files;
 use crate::paths::DataDir;
 use crate::record::Tally;
 
@@ -24,6 +25,10 @@ type Changes = Vec<(&'static str, OsString)>;
 pub fn run(words: Vec<OsString>) -> Result<ExitCode> {
     let program = find(&words[0])?;
     if std::env::var_os(vars::DISABLE).is_some_and(|value| value == "1") || nested() {
+        return Err(exec(&words));
+    }
+    if let Err(reason) = enough_files() {
+        say(&format!("dbuild: {reason}; the build runs without dbuild\n"));
         return Err(exec(&words));
     }
     let config = Config::from_process()?;

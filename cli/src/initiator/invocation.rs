@@ -222,8 +222,12 @@ async fn run_tasks(
             }
         }
     }
-    if run_here(context, connection, here, &mut answers).await?.is_none() {
-        return Ok(());
+    match run_here(context, connection, here, &mut answers).await? {
+        Some(Started::All) => {}
+        Some(Started::NotAll) => {
+            return exec(context, connection, "could not be started by its stand-in", true).await;
+        }
+        None => return Ok(()),
     }
     let mut answers: Vec<Answered> = answers.into_iter().flatten().collect();
     let argv0 = context.invoke.argv.first().cloned().unwrap_or_default();
@@ -260,13 +264,20 @@ async fn answer(connection: &mut Connection, answers: Vec<Answered>, status: i32
     connection.send(&ToShim::Done(Done { parts, code: Done::code_of(status) })).await
 }
 
+/// Whether the shim could start every run that it was given; it may have been out of files or processes.
+enum Started {
+    All,
+    NotAll,
+}
+
 /// Runs tasks as children of the shim, as many at a time as there are slots. `None`: the shim is gone.
 async fn run_here(
     context: &Arc<Context>,
     connection: &mut Connection,
     mut waiting: Vec<(usize, Here)>,
     answers: &mut [Option<Answered>],
-) -> io::Result<Option<()>> {
+) -> io::Result<Option<Started>> {
+    let mut started = Started::All;
     while !waiting.is_empty() {
         let limit = context.slots_for_compiles();
         let mut slots = vec![tokio::select! {
@@ -291,13 +302,19 @@ async fn run_here(
             let Some((index, work)) = batch.get_mut(ran.index as usize).and_then(Option::take) else {
                 return Err(io::Error::other("the shim reported a run that it was not given"));
             };
+            if ran.spawn_errno != 0 {
+                started = Started::NotAll;
+            }
             // Its processor is free; what follows is reading and hashing.
             slots.pop();
             let context = context.clone();
             answers[index] = Some(blocking(move || local::finish(&context, work, ran)).await?);
         }
+        if matches!(started, Started::NotAll) {
+            break;
+        }
     }
-    Ok(Some(()))
+    Ok(Some(started))
 }
 
 /// Tasks that are about to run, by number, and the commands that run them.
@@ -326,6 +343,9 @@ async fn run_link(
     let run = Run { runs: vec![context.command(args, None)], parallel: 1 };
     connection.send(&ToShim::Run(run)).await?;
     let Some(FromShim::Ran(ran)) = connection.receive().await? else { return Ok(None) };
+    if ran.spawn_errno != 0 {
+        return Err(io::Error::other("the shim could not start the link; it goes on by itself"));
+    }
     let mut end = context.ran_here(Reason::Link.to_string(), Some(Reason::Link.to_string()));
     end.exit_code = local::exit_code(ran.status);
     end.run_ms = ran.wall_us / 1000;

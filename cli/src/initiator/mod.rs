@@ -32,6 +32,7 @@ pub use control::{Answer, Request};
 
 use crate::config::Config;
 use crate::error::{CliError, Context, Result};
+use crate::limits::raise_files;
 use crate::paths::short_socket_path;
 use crate::record;
 use remote::Remote;
@@ -71,6 +72,7 @@ pub struct Initiator {
 pub fn run(config: Config) -> Result<()> {
     fs_err::create_dir_all(config.data_dir.run()).context("make the run directory")?;
     log_to_file(&config);
+    raise_files().map_err(CliError::new)?;
     let lock = fs_err::File::create(config.data_dir.initiator_lock()).context("open the lock")?;
     let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
     if rustix::fs::flock(&lock, exclusive).is_err() {
