@@ -94,6 +94,21 @@ fn coordinator_not_there() {
     }
 }
 
+/// A port that takes connections and says nothing: found out once, and not by each task.
+#[test]
+fn coordinator_that_never_answers() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+    let mut user = Sandbox::new();
+    user.set("DBUILD_COORDINATOR", url);
+    let build = plain_build(&user);
+    let began = std::time::Instant::now();
+    said_once(&build_with_hook(&build, &user, "sleep 6"), &["coordinator"]);
+    // Keep-alive would notice after 20 s or more, once and again. The build itself takes about one beside its sleep.
+    assert!(began.elapsed() < std::time::Duration::from_secs(26), "{:?}", began.elapsed());
+}
+
 #[test]
 fn coordinator_gone_between_tasks() {
     let skips = Skips::new("coordinator gone between tasks");
