@@ -10,6 +10,9 @@ mod answer;
 mod call;
 mod children;
 mod connect;
+#[path = "../src/elf.rs"]
+#[allow(dead_code)]
+mod elf;
 mod fallback;
 #[path = "../src/frame.rs"]
 #[allow(dead_code)]

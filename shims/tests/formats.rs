@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use dbuild_shims::frame::{
     self, Command, Done, Env, Exec, FrameError, FromShim, Invoke, MAX_FRAME, Part, Ran, Run, ToShim, body_length,
 };
+use dbuild_shims::elf::{self, Kind};
 use dbuild_shims::trace::{self, Trace, TraceError, format};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -124,6 +125,19 @@ proptest! {
     }
 
     #[test]
+    fn any_head_of_a_program_is_survived(
+        own in any::<bool>(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in 0_usize..4096,
+    ) {
+        let mut head = fs::read("/proc/self/exe").unwrap();
+        head.truncate(cut);
+        if !own && !head.is_empty() {
+            let at = at.index(head.len());
+            head[at] = byte;
+        }
+        let _ = elf::kind(&head);
+    }
+
+    #[test]
     fn any_trace_is_survived(
         records in vec(any::<u8>(), 0..300), next in 0_u64..600, flags in any::<u32>(),
     ) {
@@ -163,6 +177,17 @@ fn refusals_say_why() {
     assert_eq!(ToShim::decode(&nul.encode()[4..]), Err(FrameError::BadText));
     let name = Exec { program: "a".into(), argv: Vec::new(), env: vec![("a=b".into(), "".into())] };
     assert_eq!(ToShim::decode(&ToShim::Exec(name).encode()[4..]), Err(FrameError::BadText));
+}
+
+#[test]
+fn programs_are_told_apart_by_their_heads() {
+    let head = fs::read("/bin/sh").unwrap();
+    assert_eq!(elf::kind(&head), Some(Kind::Dynamic));
+    assert_eq!(elf::kind(&head[..40]), None);
+    let mut foreign = head[..64].to_vec();
+    foreign[4] = 1;
+    assert_eq!(elf::kind(&foreign), Some(Kind::Foreign));
+    assert_eq!(elf::kind(b"#!/bin/sh\nexit 0\n a script is no ELF file"), None);
 }
 
 #[test]
