@@ -17,7 +17,9 @@ pub fn enough_files() -> Result<(), String> {
             Ok(fd) => open.push(fd),
             Err(error) => {
                 let (left, limit) = (open.len(), shown(getrlimit(Resource::Nofile).current));
-                return Err(format!("only {left} more files can be opened here ({error}; ulimit -n is {limit})"));
+                return Err(format!(
+                    "only {left} more files can be opened here ({error}; ulimit -n is {limit})"
+                ));
             }
         }
     }

@@ -37,14 +37,19 @@ mod tests {
 
     #[test]
     fn only_quoted_lines_that_do_not_fit_count() {
-        let quote = |length: usize| format!("a.c:1:1: error: {0}\n    1 | {0}\n      | ^\n", "x".repeat(length));
+        let quote =
+            |length: usize| format!("a.c:1:1: error: {0}\n    1 | {0}\n      | ^\n", "x".repeat(length));
         let cut = |columns: u32, length: usize| cut_on_terminal(&[], columns, quote(length).as_bytes());
         assert!(!cut(0, 500));
         assert!(!cut(80, 50));
         assert!(cut(80, 70));
         let narrow = [("COLUMNS".into(), "40".into())];
         assert!(cut_on_terminal(&narrow, 200, quote(50).as_bytes()));
-        assert!(!cut_on_terminal(&narrow, 20, b"a.c: In function, which is a message and not a quoted line:\n"));
+        assert!(!cut_on_terminal(
+            &narrow,
+            20,
+            b"a.c: In function, which is a message and not a quoted line:\n"
+        ));
     }
 
     #[test]

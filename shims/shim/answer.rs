@@ -74,7 +74,7 @@ impl Talk<'_> {
     /// counts. False: what they printed at length could not be passed on.
     fn run(&mut self, run: &Run) -> Result<bool, String> {
         let mut lost = None;
-        let intercept = self.settings.intercept();
+        let intercept = self.settings.preloadable();
         let taken = children::run(run, intercept.as_deref(), |ran, command| {
             let own = self.is_own(command) && ran.spawn_errno == 0;
             if lost.is_none() {

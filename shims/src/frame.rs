@@ -323,9 +323,7 @@ impl ToShim {
                 let code = fields.u32()?;
                 let count = fields.count(8)?;
                 let parts = (0..count)
-                    .map(|_| {
-                        Ok(Part { stdout: fields.bytes()?.to_vec(), stderr: fields.bytes()?.to_vec() })
-                    })
+                    .map(|_| Ok(Part { stdout: fields.bytes()?.to_vec(), stderr: fields.bytes()?.to_vec() }))
                     .collect::<Result<_, FrameError>>()?;
                 ToShim::Done(Done { parts, code })
             }

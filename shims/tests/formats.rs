@@ -8,10 +8,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 
-use dbuild_shims::frame::{
-    self, Command, Done, Env, Exec, FrameError, FromShim, Invoke, MAX_FRAME, Part, Ran, Run, ToShim, body_length,
-};
 use dbuild_shims::elf::{self, Kind};
+use dbuild_shims::frame::{
+    self, Command, Done, Env, Exec, FrameError, FromShim, Invoke, MAX_FRAME, Part, Ran, Run, ToShim,
+    body_length,
+};
 use dbuild_shims::trace::{self, Trace, TraceError, format};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -35,7 +36,14 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 fn from_shim() -> impl Strategy<Value = FromShim> {
     let flags = (any::<[u32; 2]>(), any::<[bool; 3]>());
     let invoke = (text(), text(), texts(), text(), env(), flags).prop_map(
-        |(session, compiler, argv, cwd, env, ([umask, columns], [stderr_tty, stdout_tty, streams_usable]))| {
+        |(
+            session,
+            compiler,
+            argv,
+            cwd,
+            env,
+            ([umask, columns], [stderr_tty, stdout_tty, streams_usable]),
+        )| {
             FromShim::Invoke(Invoke {
                 session,
                 compiler_path: compiler.into(),
@@ -71,8 +79,7 @@ fn to_shim() -> impl Strategy<Value = ToShim> {
     let run =
         (vec(command, 0..4), any::<u32>()).prop_map(|(runs, parallel)| ToShim::Run(Run { runs, parallel }));
     let part = (bytes(), bytes()).prop_map(|(stdout, stderr)| Part { stdout, stderr });
-    let done =
-        (vec(part, 0..4), any::<u32>()).prop_map(|(parts, code)| ToShim::Done(Done { parts, code }));
+    let done = (vec(part, 0..4), any::<u32>()).prop_map(|(parts, code)| ToShim::Done(Done { parts, code }));
     prop_oneof![exec, run, done]
 }
 

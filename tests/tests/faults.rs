@@ -339,6 +339,17 @@ fn disk_full_in_helpers() {
     }
 }
 
+/// Everything that was laid out for the build is gone, the library that its programs preload among it.
+#[test]
+fn data_directory_removed_during_the_build() {
+    let user = Sandbox::new();
+    let build = plain_build(&user);
+    let ran = build_with_hook(&build, &user, "rm -rf \"$DBUILD_DATA_DIR\"");
+    said_once(&ran, &["data directory"]);
+    let again = build_with_hook(&build, &user, "true");
+    counted(complaints(&again).is_empty(), format!("{:?}", again.own));
+}
+
 /// The compiler may have read the source before it went, or not: both are what it would do by itself. That the old
 /// answer is not given when another source comes is what counts.
 #[test]

@@ -8,7 +8,9 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 
-use dbuild_tests::{Sandbox, Skips, Slow, TestCluster, Twice, counted, have, namespaces_work, terminal, wait_until};
+use dbuild_tests::{
+    Sandbox, Skips, Slow, TestCluster, Twice, counted, have, namespaces_work, terminal, wait_until,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Starts a build of something endless, interrupts it when its compiler runs, and gives the exit code.

@@ -22,7 +22,8 @@ fn few_files_may_be_open() {
                 continue;
             }
             dbuild_tests::case::standard_files(&user.fresh_dir("project"));
-            let mut command = user.command(&dir, &[&shell[..], &[dbuild().to_str().unwrap()], words].concat());
+            let mut command =
+                user.command(&dir, &[&shell[..], &[dbuild().to_str().unwrap()], words].concat());
             let ran = run_bounded(&mut command, Stdio::Files);
             assert_eq!(plain.difference(&ran), None, "{words:?} with {limit} files");
             assert_eq!(std::fs::read(dir.join("a.o")).ok(), object, "{words:?} with {limit} files");

@@ -83,6 +83,9 @@ async fn wrap(config: &Config, words: &[OsString], program: PathBuf) -> Result<E
     if let Some(client) = &mut client {
         let tally = end(client, &config.data_dir, session).await;
         let fallbacks = changes.iter().find(|(name, _)| *name == vars::FALLBACKS).map(|(_, file)| take(file));
+        if changes.iter().any(|(name, dir)| *name == vars::SHIMS && !Path::new(dir).exists()) {
+            say("dbuild: the data directory was removed during the build, which went on without dbuild\n");
+        }
         if !config.quiet {
             say(&summary(tally.as_ref(), &fallbacks.unwrap_or_default(), started.elapsed()));
         }

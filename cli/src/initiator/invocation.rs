@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dbuild_compilers::{Call, Family, FileKind, Files, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke};
+use dbuild_compilers::{
+    Call, Family, FileKind, Files, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke,
+};
 use dbuild_intake::{Toolchain, ToolchainRequest};
 use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Part, Run, ToShim};
 use futures_util::future::join_all;

@@ -15,7 +15,7 @@ mod slots;
 mod task;
 
 use std::collections::HashMap;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -42,6 +42,9 @@ use slots::Slots;
 const WARM_FILES: usize = 400_000;
 /// Directories whose listings are kept warm.
 const WARM_DIRECTORIES: usize = 20_000;
+
+/// How often an initiator without work looks whether it can still be found.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
 
 /// What every invocation shares.
 pub struct Initiator {
@@ -105,6 +108,8 @@ async fn serve(config: Config) -> Result<()> {
     let control = bind(&data.control_socket())?;
     tracing::info!(pid = std::process::id(), "the initiator is ready");
 
+    let shim_socket = data.shim_socket();
+    let own_socket = socket_identity(&shim_socket);
     let mut connections = JoinSet::new();
     let mut stopped = initiator.stopping.subscribe();
     loop {
@@ -113,6 +118,10 @@ async fn serve(config: Config) -> Result<()> {
             accepted = control.accept() => accept(&initiator, &mut connections, accepted, Kind::Control).await,
             Some(_) = connections.join_next() => {}
             () = initiator.idle_long_enough() => break,
+            () = initiator.cut_off(&shim_socket, own_socket) => {
+                tracing::warn!("the run directory was removed; nobody can reach this initiator");
+                return Ok(());
+            }
             _ = stopped.wait_for(|stop| *stop) => break,
         }
     }
@@ -244,6 +253,16 @@ impl Initiator {
         })
     }
 
+    /// Resolves when the socket is not there any more, or is another's, and nobody is connected.
+    async fn cut_off(&self, socket: &std::path::Path, own: Option<(u64, u64)>) {
+        loop {
+            tokio::time::sleep(LOOK_AROUND).await;
+            if self.busy.load(Ordering::Acquire) == 0 && socket_identity(socket) != own {
+                return;
+            }
+        }
+    }
+
     /// Resolves after the configured time without any connection.
     async fn idle_long_enough(&self) {
         let limit = Duration::from_secs(self.config.idle_seconds);
@@ -260,6 +279,11 @@ impl Initiator {
             }
         }
     }
+}
+
+/// Device and number of a file.
+fn socket_identity(path: &std::path::Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Listens on a socket that only this user can reach.

@@ -99,7 +99,9 @@ fn an_answer_that_cannot_be_printed_is_left_to_the_compiler() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     assert_eq!(bench.gcc().stdout(writer).status().unwrap().signal(), Some(13));
-    for script in ["exec gcc exit=4 >&-", "exec gcc exit=4 >/dev/null 2>&- <&-", "exec gcc 1</dev/null exit=4"] {
+    for script in
+        ["exec gcc exit=4 >&-", "exec gcc exit=4 >/dev/null 2>&- <&-", "exec gcc 1</dev/null exit=4"]
+    {
         let status = bench.command("sh").args(["-c", script]).status().unwrap();
         let printed = script.contains(">/dev/null");
         assert_eq!(status.code(), Some(if printed { 0 } else { 4 }), "{script}");

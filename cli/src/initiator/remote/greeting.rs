@@ -59,11 +59,7 @@ impl Remote {
         if greeting.waited(session) {
             let remote = self.clone();
             tokio::spawn(async move {
-                if let Ok(_turn) = remote.0.greeting.turn.try_lock() {
-                    remote.greet().await
-                } else {
-                    Ok(())
-                }
+                if let Ok(_turn) = remote.0.greeting.turn.try_lock() { remote.greet().await } else { Ok(()) }
             });
             return Err(Fault::new(self.why_down()));
         }
