@@ -12,6 +12,7 @@ mod initiator;
 mod limits;
 mod paths;
 mod record;
+mod width;
 
 use std::process::ExitCode;
 

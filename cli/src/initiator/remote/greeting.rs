@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dbuild_proto::pool::{ListHelpersRequest, pool_client::PoolClient};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use re::capabilities_client::CapabilitiesClient;
 
@@ -71,6 +72,21 @@ impl Remote {
             greeting.remember(session);
         }
         answer
+    }
+
+    /// How many slots the pool's helpers have now; 0 for a server that does not tell (it may be no dbuild).
+    pub async fn slots(&self, session: &str) -> u32 {
+        if self.ready(session).await.is_err() {
+            return 0;
+        }
+        let mut pool = PoolClient::new(self.0.channel.clone());
+        match tokio::time::timeout(FIRST_ANSWER, pool.list_helpers(ListHelpersRequest {})).await {
+            Ok(Ok(answer)) => {
+                let online = answer.get_ref().helpers.iter().filter(|helper| helper.online);
+                online.fold(0, |sum: u32, helper| sum.saturating_add(helper.slots))
+            }
+            _ => 0,
+        }
     }
 
     /// Asks for what every server of the protocol can tell.
