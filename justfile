@@ -15,6 +15,7 @@ unit:
 lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
+    tests/lint-shims.sh
     cargo deny check
 
 # dbuild against a plain build and ccache

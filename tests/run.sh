@@ -8,6 +8,7 @@ tests/install-tools.sh
 tests/lock-budget.sh
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
+tests/lint-shims.sh
 # One name for the binary under test, so that no test builds another.
 cargo build --locked -p dbuild
 export DBUILD_BIN="${CARGO_TARGET_DIR:-$PWD/target}/debug/dbuild"

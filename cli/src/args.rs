@@ -12,7 +12,8 @@ use crate::error::EXIT_FAILURE;
 /// Put one word before a build command and it gets faster.
 ///
 /// `dbuild make -j8`, `dbuild ninja`, `dbuild cmake --build b`: compiler calls inside the command are answered from
-/// a cache, run on helper machines, or run here. The exit code is the command's own; 125, 126 and 127 are dbuild's,
+/// a cache, run on helper machines, or run here. With a pool, make, ninja and `cmake --build` without -j run as many
+/// jobs as there are slots (DBUILD_WIDEN=0: as many as without dbuild). The exit code is the command's own; 125, 126 and 127 are dbuild's,
 /// as with env(1).
 #[derive(Debug, Parser)]
 #[command(

@@ -27,6 +27,8 @@ pub struct Config {
     pub idle_seconds: u64,
     /// No summary line at the end of a build.
     pub quiet: bool,
+    /// A build that does not say how many jobs it wants is told the pool's width.
+    pub widen: bool,
 }
 
 /// One configuration file. Unknown keys are errors: a misspelt setting must not be ignored in silence.
@@ -39,6 +41,7 @@ struct File {
     cache_size: Option<String>,
     idle_seconds: Option<u64>,
     quiet: Option<bool>,
+    widen: Option<bool>,
 }
 
 /// The environment, so that tests need not change their own.
@@ -82,6 +85,7 @@ impl Config {
         let size = text("DBUILD_CACHE_SIZE")?.or(merged.cache_size).unwrap_or_else(|| "10G".to_owned());
         let slots = number("DBUILD_LOCAL_SLOTS")?.or(merged.local_slots.map(u64::from));
         let quiet = get("DBUILD_QUIET").map(|value| value != "0").or(merged.quiet);
+        let widen = get("DBUILD_WIDEN").map(|value| value != "0").or(merged.widen);
         Ok(Config {
             data_dir: DataDir::new(std::path::absolute(data_dir).map_err(CliError::new)?),
             coordinator: text("DBUILD_COORDINATOR")?.or(merged.coordinator).map(check_url).transpose()?,
@@ -89,6 +93,7 @@ impl Config {
             cache_max_bytes: parse_size(&size).map_err(|e| CliError::new(format!("cache size: {e}")))?,
             idle_seconds: number("DBUILD_IDLE_SECONDS")?.or(merged.idle_seconds).unwrap_or(600),
             quiet: quiet.unwrap_or(false),
+            widen: widen.unwrap_or(true),
         })
     }
 
@@ -109,6 +114,7 @@ impl File {
             cache_size: higher.cache_size.or(self.cache_size),
             idle_seconds: higher.idle_seconds.or(self.idle_seconds),
             quiet: higher.quiet.or(self.quiet),
+            widen: higher.widen.or(self.widen),
         }
     }
 }
@@ -121,7 +127,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     };
     toml::from_str(&text).map(Some).map_err(|error| {
         CliError::new(format!("{} is not a valid configuration: {}", path.display(), error.message()))
-            .hint("Known keys: data_dir, coordinator, local_slots, cache_size, idle_seconds, quiet.")
+            .hint("Known keys: data_dir, coordinator, local_slots, cache_size, idle_seconds, quiet, widen.")
     })
 }
 

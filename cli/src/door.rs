@@ -11,6 +11,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use dbuild_shims::elf::{self, Kind};
+
 /// How a program can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -65,21 +67,9 @@ pub fn door_of(program: &Path) -> Door {
             file = PathBuf::from(OsString::from_vec(interpreter.to_vec()));
             continue;
         }
-        return if has_loader(&head) { Door::Preload } else { Door::Path };
+        return if elf::kind(&head) == Some(Kind::Dynamic) { Door::Preload } else { Door::Path };
     }
     Door::Path
-}
-
-/// A 64-bit little-endian ELF file with a PT_INTERP segment (System V ABI, "Program Header").
-fn has_loader(head: &[u8]) -> bool {
-    const PT_INTERP: u32 = 3;
-    let half = |at: usize| head.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    let word = |at: usize| head.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    if !head.starts_with(b"\x7fELF\x02\x01") {
-        return false;
-    }
-    let (Some(table), Some(size), Some(count)) = (word(32), half(54), half(56)) else { return false };
-    (0..usize::from(count)).any(|i| word(table as usize + i * usize::from(size)) == Some(PT_INTERP))
 }
 
 /// `list` with `entry` at its end, unless it is there already. The separator is a colon.

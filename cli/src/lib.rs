@@ -9,8 +9,10 @@ mod door;
 mod embedded;
 mod error;
 mod initiator;
+mod limits;
 mod paths;
 mod record;
+mod width;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::environment::get;
 use crate::request::Request;
+use crate::width::number;
 use crate::{Call, CompilerInfo, Family, FileKind, Files, Reason};
 
 /// Arguments to be added so that diagnostics come out as on the caller's terminal.
@@ -30,7 +31,9 @@ pub(crate) fn terminal_args(
                 args.push(OsString::from("-fcolor-diagnostics"));
             }
             // Line breaking: without COLUMNS only the terminal itself could tell.
-            if let Some(columns) = get(call.env, "COLUMNS").and_then(columns) {
+            if !request.width_said
+                && let Some(columns) = get(call.env, "COLUMNS").and_then(number)
+            {
                 args.push(format!("-fmessage-length={columns}").into());
             }
             // These flags would be seen in the object.
@@ -40,10 +43,6 @@ pub(crate) fn terminal_args(
             Ok(args)
         }
     }
-}
-
-fn columns(value: &OsStr) -> Option<u32> {
-    value.to_str()?.parse().ok().filter(|&columns| columns > 0)
 }
 
 fn gcc_args(call: &Call<'_>, info: &CompilerInfo, request: &Request) -> Vec<OsString> {
@@ -198,6 +197,10 @@ mod tests {
         assert_eq!(
             args(Family::Clang, 14, &narrow, &["-fno-color-diagnostics"], &known),
             ["-fmessage-length=40"]
+        );
+        assert!(
+            args(Family::Clang, 14, &narrow, &["-fno-color-diagnostics", "-fmessage-length=60"], &known)
+                .is_empty()
         );
         assert_eq!(max_colours(&[]), 0);
     }

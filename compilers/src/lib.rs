@@ -26,6 +26,7 @@ mod scan;
 mod split;
 #[cfg(test)]
 mod testing;
+mod width;
 
 pub use depfile::{Depfile, DepfileError, Rule};
 pub use environment::relevant_env;
@@ -36,3 +37,4 @@ pub use plan::{
 pub use reason::Reason;
 pub use scan::{Mentions, scan, scan_args};
 pub use split::analyse;
+pub use width::cut_on_terminal;

@@ -64,7 +64,7 @@ pub fn driver_spoke(argv0: &OsStr, stderr: &[u8]) -> bool {
 }
 
 /// Without `ESC [ … letter`.
-fn without_colours(line: &[u8]) -> Vec<u8> {
+pub(crate) fn without_colours(line: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(line.len());
     let mut bytes = line.iter().copied();
     while let Some(byte) = bytes.next() {

@@ -60,6 +60,8 @@ pub(crate) struct Request {
     pub colour_said: bool,
     /// Hyperlinks are explicitly on or off.
     pub urls_said: bool,
+    /// The length of diagnostics' lines is given.
+    pub width_said: bool,
     /// Options get into the object: colours must not be added unseen.
     pub records_options: bool,
     /// … with all file names, as written.
@@ -106,6 +108,7 @@ impl Request {
             match effect {
                 Effect::Pass => match arg.words[0].as_bytes() {
                     b"--driver-mode=g++" => cxx_driver = true,
+                    word if word.starts_with(b"-fmessage-length") => request.width_said = true,
                     b"-no-integrated-as" | b"-fno-integrated-as" => uses_assembler = true,
                     _ => {}
                 },
@@ -195,6 +198,7 @@ impl Request {
             native: false,
             colour_said: false,
             urls_said: false,
+            width_said: false,
             records_options: false,
             records_command_line: false,
             extra_inputs: Vec::new(),

@@ -1,7 +1,7 @@
 //! Frames between shim and initiator.
 
 use dbuild_shims::frame::{
-    self, Command, Done, Exec, FromShim, Invoke, MAX_FRAME, Ran, Run, ToShim, body_length,
+    self, Command, Done, Exec, FromShim, Invoke, MAX_FRAME, Part, Ran, Run, ToShim, body_length,
 };
 
 pub fn from_shim(body: &[u8]) -> bool {
@@ -41,6 +41,8 @@ pub fn from_shim_seeds() -> Vec<Vec<u8>> {
         umask: 0o22,
         stderr_tty: true,
         stdout_tty: false,
+        streams_usable: true,
+        columns: 80,
     };
     let ran =
         Ran { index: 3, status: 256, stdout: b"out".into(), truncated: true, wall_us: 9, ..Ran::default() };
@@ -59,7 +61,8 @@ pub fn to_shim_seeds() -> Vec<Vec<u8>> {
         trace: trace.map(Into::into),
     };
     let run = Run { runs: vec![command(None), command(Some("/tmp/trace"))], parallel: 2 };
-    let done = Done { stdout: b"o".into(), stderr: b"warning: x\n".into(), code: 256 + 11 };
+    let part = Part { stdout: b"o".into(), stderr: b"warning: x\n".into() };
+    let done = Done { parts: vec![Part::default(), part], code: 256 + 11 };
     [ToShim::Exec(exec), ToShim::Run(run), ToShim::Done(done)]
         .iter()
         .map(|frame| frame.encode().split_off(4))

@@ -47,6 +47,11 @@ impl Config {
         self.piece(self.intercept).to_bytes()
     }
 
+    /// Whether the loader can still find this library: its directory may have been removed under the build.
+    pub fn is_laid_out(&self) -> bool {
+        sys::is_readable(self.piece(self.intercept))
+    }
+
     /// The trace file's path.
     pub fn trace(&self) -> &CStr {
         self.piece(self.trace)

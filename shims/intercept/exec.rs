@@ -81,6 +81,12 @@ unsafe fn start<R>(
     if seen.disabled || seen.elsewhere {
         return plain(request.envp);
     }
+    if !config.is_laid_out() {
+        // the loader would complain of a library that is gone
+        let wanted = Wanted { preload: Preload::Without, shims: Shims::Absent, exec_path: None };
+        // SAFETY: `seen` was taken from this list.
+        return unsafe { environ::with(request.envp, &seen, &wanted, config, plain) };
+    }
     let mut buffer = PathBuffer::new();
     // SAFETY: by the caller's promise.
     match unsafe { route(request, config, &mut buffer) } {

@@ -17,6 +17,9 @@
 #![no_std]
 
 mod config;
+#[path = "../src/elf.rs"]
+#[allow(dead_code)]
+mod elf;
 mod environ;
 mod exec;
 #[path = "../src/trace/format.rs"]

@@ -17,6 +17,7 @@ pub const PATH_MAX: usize = 4096;
 const O_RDWR: usize = 2;
 const O_CLOEXEC: usize = 0o2000000;
 const X_OK: usize = 1;
+const R_OK: usize = 4;
 const PROT_READ_WRITE: usize = 1 | 2;
 const MAP_SHARED: usize = 1;
 const MAP_PRIVATE_ANONYMOUS: usize = 2 | 0x20;
@@ -163,8 +164,16 @@ pub unsafe fn unmap(at: *mut u8, size: usize) {
 }
 
 pub fn is_executable(path: &CStr) -> bool {
+    may(path, X_OK)
+}
+
+pub fn is_readable(path: &CStr) -> bool {
+    may(path, R_OK)
+}
+
+fn may(path: &CStr, mode: usize) -> bool {
     // SAFETY: the path ends in NUL.
-    unsafe { call(number::FACCESSAT, [AT_FDCWD as usize, path.as_ptr() as usize, X_OK, 0, 0, 0]) == 0 }
+    unsafe { call(number::FACCESSAT, [AT_FDCWD as usize, path.as_ptr() as usize, mode, 0, 0, 0]) == 0 }
 }
 
 /// The working directory, if it can be named (not if it was removed or lies outside of the root).

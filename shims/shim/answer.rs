@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::call::{Call, Settings};
 use crate::children;
-use crate::frame::{self, Command, Done, FromShim, Ran, Run, ToShim};
+use crate::frame::{self, Command, Done, FromShim, Part, Ran, Run, ToShim};
 use crate::program::Program;
 use crate::{fallback, system};
 
@@ -40,8 +40,12 @@ impl Talk<'_> {
         self.send(&FromShim::Invoke(invoke))?;
         loop {
             match self.hear()? {
-                ToShim::Done(done) => return Ok(finish(&done)),
-                ToShim::Run(run) => self.run(&run)?,
+                ToShim::Done(done) => return Ok(self.finish(&done)),
+                ToShim::Run(run) => {
+                    if !self.run(&run)? {
+                        return Ok(fallback::replace(&self.call.program));
+                    }
+                }
                 ToShim::Exec(exec) => {
                     // its end of file will tell the initiator that the program ended
                     system::keep_across_exec(self.socket.as_fd()).map_err(|error| error.to_string())?;
@@ -67,11 +71,11 @@ impl Talk<'_> {
     }
 
     /// Runs the commands to their ends, even if the initiator is lost on the way: the call's own result still
-    /// counts.
-    fn run(&mut self, run: &Run) -> Result<(), String> {
+    /// counts. False: what they printed at length could not be passed on.
+    fn run(&mut self, run: &Run) -> Result<bool, String> {
         let mut lost = None;
-        let intercept = self.settings.intercept();
-        children::run(run, intercept.as_deref(), |ran, command| {
+        let intercept = self.settings.preloadable();
+        let taken = children::run(run, intercept.as_deref(), |ran, command| {
             let own = self.is_own(command) && ran.spawn_errno == 0;
             if lost.is_none() {
                 lost = self.send(&FromShim::Ran(ran.clone())).err();
@@ -80,7 +84,7 @@ impl Talk<'_> {
                 self.own_result = Some(ran);
             }
         });
-        lost.map_or(Ok(()), Err)
+        lost.map_or(Ok(taken), Err)
     }
 
     /// Whether running this command is the same as running the call.
@@ -91,47 +95,55 @@ impl Talk<'_> {
     }
 
     /// The end without the initiator.
-    fn give_up(self, reason: &str) -> i32 {
-        match self.own_result {
+    fn give_up(mut self, reason: &str) -> i32 {
+        match self.own_result.take() {
             Some(ran) => {
                 fallback::note(self.settings, reason);
                 // what was truncated is printed already
-                let (stdout, stderr) =
-                    if ran.truncated { Default::default() } else { (ran.stdout, ran.stderr) };
-                finish(&Done { stdout, stderr, code: Done::code_of(ran.status) })
+                let parts = match ran.truncated {
+                    true => Vec::new(),
+                    false => vec![Part { stdout: ran.stdout, stderr: ran.stderr }],
+                };
+                self.finish(&Done { parts, code: Done::code_of(ran.status) })
             }
             None => fallback::run(self.call, self.settings, reason),
         }
     }
-}
 
-/// Prints, then ends as the compiler ended.
-fn finish(done: &Done) -> i32 {
-    print(1, &done.stdout);
-    print(2, &done.stderr);
-    if done.code > 256 {
-        system::die_of((done.code - 256) as i32);
-        // blocked for good or harmless: what a shell reports
-        return 128 + (done.code as i32 - 256);
+    /// Prints, then ends as the compiler ended.
+    ///
+    /// What a compiler does when nobody takes what it prints is its own affair: some fail, some are killed, some
+    /// remove the object. So it is run to meet the same fate.
+    fn finish(&self, done: &Done) -> i32 {
+        let printed = done.parts.iter().all(|part| print(1, &part.stdout) && print(2, &part.stderr));
+        if !printed {
+            return fallback::replace(&self.call.program);
+        }
+        if done.code > 256 {
+            system::die_of((done.code - 256) as i32);
+            // blocked for good or harmless: what a shell reports
+            return 128 + (done.code as i32 - 256);
+        }
+        done.code as i32
     }
-    done.code as i32
 }
 
-/// Writes all of `bytes` to a descriptor that is not ours to close. A reader that went away and a full disk are
-/// ignored; a descriptor that does not block is waited for.
-pub fn print(fd: i32, bytes: &[u8]) {
+/// Writes all of `bytes` to a descriptor that is not ours to close; false if it takes no more. One that does not
+/// block is waited for.
+pub fn print(fd: i32, bytes: &[u8]) -> bool {
     // SAFETY: never closed here; if the number is not open, writing fails.
     let mut out = ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(fd) });
     let mut left = bytes;
     while !left.is_empty() {
         match io::Write::write(&mut *out, left) {
-            Ok(0) => return,
+            Ok(0) => return false,
             Ok(n) => left = left.get(n..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 system::poll(&mut [system::Poll { fd, events: system::POLLOUT, revents: 0 }], None);
             }
-            Err(_) => return,
+            Err(_) => return false,
         }
     }
+    true
 }

@@ -48,6 +48,11 @@ impl Settings {
         self.disabled || self.tracing || self.socket.is_none()
     }
 
+    /// The interceptor, if it is still there: the loader complains of a library that is gone.
+    pub fn preloadable(&self) -> Option<PathBuf> {
+        self.intercept().filter(|path| path.is_file())
+    }
+
     /// The interceptor's path, as it stands in `LD_PRELOAD`.
     pub fn intercept(&self) -> Option<PathBuf> {
         self.shims.as_ref().map(|shims| shims.join(vars::INTERCEPT_FILE))
@@ -83,6 +88,8 @@ impl Call {
             umask: system::umask(),
             stderr_tty: std::io::stderr().is_terminal(),
             stdout_tty: std::io::stdout().is_terminal(),
+            streams_usable: system::is_open(0) && system::takes_output(1) && system::takes_output(2),
+            columns: system::columns(0),
         })
     }
 }
@@ -111,7 +118,7 @@ fn cleaned(env: Env, settings: &Settings) -> Env {
 /// even if the interceptor was dropped on the way (a foreign program cannot carry it).
 pub fn caught(env: Env, settings: &Settings) -> Env {
     let env = env.into_iter().filter(|(name, _)| name != vars::EXEC_PATH).collect();
-    match settings.intercept() {
+    match settings.preloadable() {
         Some(intercept) if !settings.disabled => preloading(env, intercept.as_os_str()),
         _ => env,
     }

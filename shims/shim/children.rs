@@ -22,11 +22,13 @@ const CHUNK: usize = 16 << 10;
 /// Reads at one time; together more than a pipe can hold (1 MiB), and an end even if somebody keeps writing.
 const READS: usize = 80;
 
-/// Runs the commands, at most `parallel` at once, and reports each as it ends.
-pub fn run(run: &Run, intercept: Option<&Path>, mut ended: impl FnMut(Ran, &Command)) {
+/// Runs the commands, at most `parallel` at once, and reports each as it ends. False: output beyond what is
+/// captured could not be passed on.
+pub fn run(run: &Run, intercept: Option<&Path>, mut ended: impl FnMut(Ran, &Command)) -> bool {
     let parallel = (run.parallel as usize).max(1);
     let mut waiting = run.runs.iter().enumerate();
     let mut running: Vec<Child> = Vec::new();
+    let mut taken = true;
     loop {
         while running.len() < parallel {
             let Some((index, command)) = waiting.next() else { break };
@@ -41,7 +43,7 @@ pub fn run(run: &Run, intercept: Option<&Path>, mut ended: impl FnMut(Ran, &Comm
             }
         }
         if running.is_empty() {
-            return;
+            return taken;
         }
         let mut fds: Vec<Poll> = running.iter().flat_map(Child::watched).collect();
         system::poll(&mut fds, None);
@@ -52,7 +54,9 @@ pub fn run(run: &Run, intercept: Option<&Path>, mut ended: impl FnMut(Ran, &Comm
                 let child = running.remove(index);
                 let command = run.runs.get(child.index as usize);
                 if let Some(command) = command {
-                    ended(child.finish(), command);
+                    let (ran, all) = child.finish();
+                    taken &= all;
+                    ended(ran, command);
                 }
             } else {
                 index += 1;
@@ -127,7 +131,8 @@ impl Child {
         ended || (self.pidfd.is_none() && self.stdout.ended() && self.stderr.ended())
     }
 
-    fn finish(mut self) -> Ran {
+    /// How it ended, and whether all that was to be passed on was.
+    fn finish(mut self) -> (Ran, bool) {
         let end = system::wait(self.pid);
         let wall_us = self.begin.elapsed().as_micros() as u64;
         let truncated = self.stdout.overflowed || self.stderr.overflowed;
@@ -138,7 +143,8 @@ impl Child {
         // without a status, which cannot be, the command counts as failed
         let (status, user_us, sys_us) =
             end.map_or((crate::NOT_FOUND << 8, 0, 0), |end| (end.status, end.user_us, end.sys_us));
-        Ran {
+        let taken = !self.stdout.refused && !self.stderr.refused;
+        let ran = Ran {
             index: self.index,
             status,
             spawn_errno: 0,
@@ -148,7 +154,8 @@ impl Child {
             user_us,
             sys_us,
             wall_us,
-        }
+        };
+        (ran, taken)
     }
 }
 
@@ -161,13 +168,15 @@ struct Capture<R> {
     bytes: Vec<u8>,
     /// The captured part was printed, and all further output was, too.
     overflowed: bool,
+    /// It could not be printed; the child learns that from its pipe.
+    refused: bool,
 }
 
 impl<R: Read + AsRawFd + AsFd> Capture<R> {
     fn new(pipe: Option<R>, to: i32) -> Capture<R> {
         // a pipe that blocks could only be read when poll says so, which is the case but for the last time
         let pipe = pipe.filter(|pipe| system::set_nonblocking(pipe.as_fd()).is_ok());
-        Capture { pipe, to, bytes: Vec::new(), overflowed: false }
+        Capture { pipe, to, bytes: Vec::new(), overflowed: false, refused: false }
     }
 
     fn fd(&self) -> i32 {
@@ -182,6 +191,9 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
     fn take(&mut self) {
         let mut chunk = [0; CHUNK];
         for _ in 0..READS {
+            if self.refused {
+                self.pipe = None;
+            }
             let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut chunk) {
                 Ok(0) => self.pipe = None,
@@ -191,7 +203,7 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
                         self.flush();
                     }
                     if self.overflowed {
-                        answer::print(self.to, fresh);
+                        self.refused |= !answer::print(self.to, fresh);
                     } else {
                         self.bytes.extend_from_slice(fresh);
                     }
@@ -206,7 +218,7 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
     /// Prints what was captured, once.
     fn flush(&mut self) {
         if !self.overflowed {
-            answer::print(self.to, &self.bytes);
+            self.refused = !answer::print(self.to, &self.bytes);
             self.overflowed = true;
         }
     }

@@ -36,7 +36,8 @@ pub fn not_found(argv: &[OsString]) -> i32 {
 }
 
 fn complain(name: &OsStr, what: &str) {
-    answer::print(2, &[name.as_bytes(), b": ", what.as_bytes(), b"\n"].concat());
+    // nobody is left to tell if this fails
+    let _ = answer::print(2, &[name.as_bytes(), b": ", what.as_bytes(), b"\n"].concat());
 }
 
 /// Appends one line to the list of reasons, in one write, so that lines of many shims do not mix.

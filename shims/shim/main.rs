@@ -10,6 +10,9 @@ mod answer;
 mod call;
 mod children;
 mod connect;
+#[path = "../src/elf.rs"]
+#[allow(dead_code)]
+mod elf;
 mod fallback;
 #[path = "../src/frame.rs"]
 #[allow(dead_code)]
@@ -37,6 +40,8 @@ use resolve::Resolved;
 /// Exit codes of a shell for a command that cannot be executed, or cannot be found.
 const CANNOT_EXECUTE: i32 = 126;
 const NOT_FOUND: i32 = 127;
+/// With fewer files than this (`ulimit -n`) the ones that we keep open could be those that the compiler lacks.
+const FILES: u64 = 64;
 
 /// The entry point that the C runtime calls.
 #[unsafe(no_mangle)]
@@ -72,6 +77,9 @@ fn stand_in(argv: Vec<OsString>) -> i32 {
     };
     if settings.passes_through() {
         return fallback::replace(&call.program);
+    }
+    if system::file_limit() < FILES {
+        return fallback::run(&call, &settings, "too few files may be open (ulimit -n)");
     }
     system::ignore_broken_pipes();
     match connect::initiator(&settings) {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::call::Settings;
 use crate::frame::Env;
-use crate::{names, system, vars};
+use crate::{elf, names, system, vars};
 
 /// Where the shell of the C library looks when there is no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -54,7 +54,7 @@ fn judged(path: PathBuf) -> Resolved {
     let mut magic = [0; 4];
     // a compiler that may be executed but not read is taken for one
     let script =
-        File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic != *b"\x7fELF";
+        File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && !elf::is_elf(&magic);
     if script { Resolved::Indirect(path) } else { Resolved::Compiler(path) }
 }
 

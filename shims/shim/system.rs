@@ -17,7 +17,11 @@ const F_SETFD: c_int = 2;
 const F_GETFL: c_int = 3;
 const F_SETFL: c_int = 4;
 const F_DUPFD_CLOEXEC: c_int = 1030;
+const O_ACCMODE: c_int = 3;
+const O_RDONLY: c_int = 0;
 const O_NONBLOCK: c_int = 0o4000;
+const TIOCGWINSZ: c_ulong = 0x5413;
+const RLIMIT_NOFILE: c_int = 7;
 const LOCK_EX_NB: c_int = 2 | 4;
 const PR_SET_PDEATHSIG: c_int = 1;
 const PR_SET_DUMPABLE: c_int = 4;
@@ -43,6 +47,8 @@ pub struct Poll {
 
 pub const POLLIN: i16 = 1;
 pub const POLLOUT: i16 = 4;
+const POLLERR: i16 = 8;
+const POLLHUP: i16 = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -76,6 +82,8 @@ unsafe extern "C" {
     fn fork() -> c_int;
     fn getpid() -> c_int;
     fn getppid() -> c_int;
+    fn getrlimit(resource: c_int, limit: *mut [u64; 2]) -> c_int;
+    fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
     fn setsid() -> c_int;
@@ -226,6 +234,40 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
         let flags = checked(fcntl(fd.as_raw_fd(), F_GETFL))?;
         checked(fcntl(fd.as_raw_fd(), F_SETFL, flags | O_NONBLOCK)).map(drop)
     }
+}
+
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: takes numbers.
+    unsafe { fcntl(fd, F_GETFL) >= 0 }
+}
+
+/// Whether a descriptor is open for writing and has not lost its reader. A full disk is not seen.
+pub fn takes_output(fd: RawFd) -> bool {
+    // SAFETY: takes numbers.
+    let flags = unsafe { fcntl(fd, F_GETFL) };
+    let mut fds = [Poll { fd, events: 0, revents: 0 }];
+    flags >= 0 && flags & O_ACCMODE != O_RDONLY && {
+        poll(&mut fds, Some(Duration::ZERO));
+        fds[0].revents & (POLLERR | POLLHUP) == 0
+    }
+}
+
+/// How many files may be open (`ulimit -n`).
+pub fn file_limit() -> u64 {
+    // `struct rlimit`: what holds now, and how far it may be raised
+    let mut limit = [u64::MAX; 2];
+    // SAFETY: the kernel writes two numbers of 64 bits, for which there is room.
+    unsafe { getrlimit(RLIMIT_NOFILE, &mut limit) };
+    limit[0]
+}
+
+/// The width of a terminal; 0 if it is none, or does not tell.
+pub fn columns(fd: RawFd) -> u32 {
+    // `struct winsize`: rows, columns, and both in pixels
+    let mut size = [0_u16; 4];
+    // SAFETY: the kernel writes four numbers of 16 bits, for which there is room.
+    let told = unsafe { ioctl(fd, TIOCGWINSZ, size.as_mut_ptr()) } == 0;
+    if told { u32::from(size[1]) } else { 0 }
 }
 
 /// Takes an exclusive lock if nobody has it; it lasts as long as the file is open.

@@ -15,7 +15,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// Version of this format; an initiator that speaks another one closes the connection.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest frame in bytes, its own length field not counted.
 pub const MAX_FRAME: usize = 64 << 20;
 
@@ -37,6 +37,10 @@ pub struct Invoke {
     pub umask: u32,
     pub stderr_tty: bool,
     pub stdout_tty: bool,
+    /// stdin, stdout and stderr are open, and as far as can be seen somebody takes what is printed.
+    pub streams_usable: bool,
+    /// Width of the terminal that stdin is, where gcc looks for it; 0: no terminal, or it does not tell.
+    pub columns: u32,
 }
 
 /// How one command of a [`Run`] ended.
@@ -94,11 +98,17 @@ pub struct Run {
     pub parallel: u32,
 }
 
-/// "Print this and exit."
+/// What one part of a call (a source, the link) printed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Done {
+pub struct Part {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+}
+
+/// "Print this, part after part, and exit."
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Done {
+    pub parts: Vec<Part>,
     /// 0–255: the exit code. 256 + n: die of signal n, as the compiler did.
     pub code: u32,
 }
@@ -184,6 +194,8 @@ impl FromShim {
                 out.u32(invoke.umask);
                 out.flag(invoke.stderr_tty);
                 out.flag(invoke.stdout_tty);
+                out.flag(invoke.streams_usable);
+                out.u32(invoke.columns);
                 out.finish()
             }
             FromShim::Ran(ran) => {
@@ -220,6 +232,8 @@ impl FromShim {
                     umask: fields.u32()?,
                     stderr_tty: fields.flag()?,
                     stdout_tty: fields.flag()?,
+                    streams_usable: fields.flag()?,
+                    columns: fields.u32()?,
                 })
             }
             RAN => FromShim::Ran(Ran {
@@ -269,9 +283,12 @@ impl ToShim {
             }
             ToShim::Done(done) => {
                 let mut out = Encoder::new(DONE);
-                out.bytes(&done.stdout);
-                out.bytes(&done.stderr);
                 out.u32(done.code);
+                out.u32(done.parts.len() as u32);
+                for part in &done.parts {
+                    out.bytes(&part.stdout);
+                    out.bytes(&part.stderr);
+                }
                 out.finish()
             }
         }
@@ -302,11 +319,14 @@ impl ToShim {
                 }
                 ToShim::Run(Run { runs, parallel })
             }
-            DONE => ToShim::Done(Done {
-                stdout: fields.bytes()?.to_vec(),
-                stderr: fields.bytes()?.to_vec(),
-                code: fields.u32()?,
-            }),
+            DONE => {
+                let code = fields.u32()?;
+                let count = fields.count(8)?;
+                let parts = (0..count)
+                    .map(|_| Ok(Part { stdout: fields.bytes()?.to_vec(), stderr: fields.bytes()?.to_vec() }))
+                    .collect::<Result<_, FrameError>>()?;
+                ToShim::Done(Done { parts, code })
+            }
             kind => return Err(FrameError::UnknownKind(kind)),
         };
         fields.end()?;

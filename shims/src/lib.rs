@@ -5,6 +5,7 @@
 //! by one `rustc` call each and take these files by `#[path]`; the initiator takes them as this library. It
 //! does not know what a compiler's arguments mean, and it starts nothing.
 
+pub mod elf;
 pub mod frame;
 pub mod lists;
 pub mod names;

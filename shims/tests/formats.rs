@@ -8,8 +8,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 
+use dbuild_shims::elf::{self, Kind};
 use dbuild_shims::frame::{
-    self, Command, Done, Env, Exec, FrameError, FromShim, Invoke, MAX_FRAME, Ran, Run, ToShim, body_length,
+    self, Command, Done, Env, Exec, FrameError, FromShim, Invoke, MAX_FRAME, Part, Ran, Run, ToShim,
+    body_length,
 };
 use dbuild_shims::trace::{self, Trace, TraceError, format};
 use proptest::collection::vec;
@@ -32,11 +34,28 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn from_shim() -> impl Strategy<Value = FromShim> {
-    let flags = (any::<u32>(), any::<bool>(), any::<bool>());
+    let flags = (any::<[u32; 2]>(), any::<[bool; 3]>());
     let invoke = (text(), text(), texts(), text(), env(), flags).prop_map(
-        |(session, compiler, argv, cwd, env, (umask, stderr_tty, stdout_tty))| {
-            let (compiler_path, cwd) = (compiler.into(), cwd.into());
-            FromShim::Invoke(Invoke { session, compiler_path, argv, cwd, env, umask, stderr_tty, stdout_tty })
+        |(
+            session,
+            compiler,
+            argv,
+            cwd,
+            env,
+            ([umask, columns], [stderr_tty, stdout_tty, streams_usable]),
+        )| {
+            FromShim::Invoke(Invoke {
+                session,
+                compiler_path: compiler.into(),
+                argv,
+                cwd: cwd.into(),
+                env,
+                umask,
+                stderr_tty,
+                stdout_tty,
+                streams_usable,
+                columns,
+            })
         },
     );
     let numbers = (any::<u32>(), any::<i32>(), any::<i32>(), any::<bool>());
@@ -59,8 +78,8 @@ fn to_shim() -> impl Strategy<Value = ToShim> {
     );
     let run =
         (vec(command, 0..4), any::<u32>()).prop_map(|(runs, parallel)| ToShim::Run(Run { runs, parallel }));
-    let done = (bytes(), bytes(), any::<u32>())
-        .prop_map(|(stdout, stderr, code)| ToShim::Done(Done { stdout, stderr, code }));
+    let part = (bytes(), bytes()).prop_map(|(stdout, stderr)| Part { stdout, stderr });
+    let done = (vec(part, 0..4), any::<u32>()).prop_map(|(parts, code)| ToShim::Done(Done { parts, code }));
     prop_oneof![exec, run, done]
 }
 
@@ -113,6 +132,19 @@ proptest! {
     }
 
     #[test]
+    fn any_head_of_a_program_is_survived(
+        own in any::<bool>(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in 0_usize..4096,
+    ) {
+        let mut head = fs::read("/proc/self/exe").unwrap();
+        head.truncate(cut);
+        if !own && !head.is_empty() {
+            let at = at.index(head.len());
+            head[at] = byte;
+        }
+        let _ = elf::kind(&head);
+    }
+
+    #[test]
     fn any_trace_is_survived(
         records in vec(any::<u8>(), 0..300), next in 0_u64..600, flags in any::<u32>(),
     ) {
@@ -142,7 +174,7 @@ fn refusals_say_why() {
     assert_eq!(ToShim::decode(&[99]), Err(FrameError::UnknownKind(99)));
     assert_eq!(ToShim::decode(&[]), Err(FrameError::Truncated));
     // an Invoke of a version to come
-    assert_eq!(FromShim::decode(&[1, 2, 0]), Err(FrameError::Version(2)));
+    assert_eq!(FromShim::decode(&[1, frame::VERSION + 1, 0]), Err(FrameError::Version(frame::VERSION + 1)));
     assert_eq!(body_length(u32::MAX.to_le_bytes()), Err(FrameError::TooLong(u64::from(u32::MAX))));
     assert!(body_length((MAX_FRAME as u32).to_le_bytes()).is_ok());
     // a list of four thousand million items in four bytes
@@ -152,6 +184,17 @@ fn refusals_say_why() {
     assert_eq!(ToShim::decode(&nul.encode()[4..]), Err(FrameError::BadText));
     let name = Exec { program: "a".into(), argv: Vec::new(), env: vec![("a=b".into(), "".into())] };
     assert_eq!(ToShim::decode(&ToShim::Exec(name).encode()[4..]), Err(FrameError::BadText));
+}
+
+#[test]
+fn programs_are_told_apart_by_their_heads() {
+    let head = fs::read("/bin/sh").unwrap();
+    assert_eq!(elf::kind(&head), Some(Kind::Dynamic));
+    assert_eq!(elf::kind(&head[..40]), None);
+    let mut foreign = head[..64].to_vec();
+    foreign[4] = 1;
+    assert_eq!(elf::kind(&foreign), Some(Kind::Foreign));
+    assert_eq!(elf::kind(b"#!/bin/sh\nexit 0\n a script is no ELF file"), None);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod sandbox;
 mod skip;
 mod slow;
 mod snapshot;
+mod terminal;
 pub mod trial;
 mod twice;
 
@@ -33,4 +34,5 @@ pub use sandbox::Sandbox;
 pub use skip::{Skips, have};
 pub use slow::Slow;
 pub use snapshot::{Snapshot, glob};
+pub use terminal::{run_on_terminal, terminal};
 pub use twice::{Twice, counted};

@@ -94,6 +94,21 @@ fn coordinator_not_there() {
     }
 }
 
+/// A port that takes connections and says nothing: found out once, and not by each task.
+#[test]
+fn coordinator_that_never_answers() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+    let mut user = Sandbox::new();
+    user.set("DBUILD_COORDINATOR", url);
+    let build = plain_build(&user);
+    let began = std::time::Instant::now();
+    said_once(&build_with_hook(&build, &user, "sleep 6"), &["coordinator"]);
+    // Keep-alive would notice after 20 s or more, once and again. The build itself takes about one beside its sleep.
+    assert!(began.elapsed() < std::time::Duration::from_secs(26), "{:?}", began.elapsed());
+}
+
 #[test]
 fn coordinator_gone_between_tasks() {
     let skips = Skips::new("coordinator gone between tasks");
@@ -322,6 +337,17 @@ fn disk_full_in_helpers() {
         drop((user.stop(), build, cluster, mounts));
         skips.done();
     }
+}
+
+/// Everything that was laid out for the build is gone, the library that its programs preload among it.
+#[test]
+fn data_directory_removed_during_the_build() {
+    let user = Sandbox::new();
+    let build = plain_build(&user);
+    let ran = build_with_hook(&build, &user, "rm -rf \"$DBUILD_DATA_DIR\"");
+    said_once(&ran, &["data directory"]);
+    let again = build_with_hook(&build, &user, "true");
+    counted(complaints(&again).is_empty(), format!("{:?}", again.own));
 }
 
 /// The compiler may have read the source before it went, or not: both are what it would do by itself. That the old

@@ -4,14 +4,14 @@
 // Panics are how tests report; clippy would allow them in test functions only.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 
-use dbuild_tests::{Sandbox, Skips, Slow, TestCluster, Twice, counted, have, namespaces_work, wait_until};
+use dbuild_tests::{
+    Sandbox, Skips, Slow, TestCluster, Twice, counted, have, namespaces_work, terminal, wait_until,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// Starts a build of something endless, interrupts it when its compiler runs, and gives the exit code.
 fn interrupt(user: &Sandbox, wrapped: bool, builder: &str) -> i32 {
@@ -107,14 +107,4 @@ fn ctrl_c_on_a_terminal() {
     assert!([130, 2].contains(&code), "code {code}: {}", String::from_utf8_lossy(&shown));
     the_next_build_is_right(&user);
     skips.done();
-}
-
-/// Both ends of a new terminal.
-fn terminal() -> (File, File) {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let line = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    (File::from(master), line)
 }

@@ -292,6 +292,46 @@ fn builds_at_the_same_time_share_one_initiator() {
     counted(user.initiators().len() == 1, "one initiator");
 }
 
+/// What a compiler does when its streams are closed, full or without a reader is its own affair: fail, be killed,
+/// remove the object, go on. Each compiler is asked, with nothing to say, a warning and an error.
+#[test]
+fn streams_that_take_nothing_end_a_compiler_as_they_do_plainly() {
+    let skips = Skips::new("streams that take nothing");
+    const SCRIPT: &str = "ulimit -c 0; mkfifo p; exec 4<>p 5>p 4<&-; rm p\n\
+        for s in quiet warns fails; do\n\
+        for how in '<&-' '2>&-' '>&-' '>&- 2>&- <&-' '2>/dev/full' '2>&5' '>&5' '2</dev/null'; do\n\
+        rm -f $s.o; eval \"$CC -Wall -c $s.c $how\"; echo \"$s $how: $? $(ls $s.o 2>/dev/null)\"; done\n\
+        (trap '' PIPE; rm -f $s.o; $CC -Wall -c $s.c 2>&5; echo \"$s, no signal: $? $(ls $s.o 2>/dev/null)\")\n\
+        done 2>/dev/null";
+    let prepare = |dir: &Path| {
+        std::fs::write(dir.join("quiet.c"), "int quiet;\n").unwrap();
+        std::fs::write(dir.join("warns.c"), "int warns(void) { int spare; return 0; }\n").unwrap();
+        std::fs::write(dir.join("fails.c"), "int fails(void) { return absent; }\n").unwrap();
+    };
+    let cluster = dbuild_tests::namespaces_work().then(|| dbuild_tests::TestCluster::start(1));
+    for compiler in ["gcc", "clang"] {
+        if !skips.need(compiler, compiler) {
+            continue;
+        }
+        let set = |mut user: Sandbox| {
+            user.set("CC", compiler);
+            user
+        };
+        let user = set(Sandbox::new());
+        let mut build = Twice::new(&user, "project", prepare);
+        build.plain(&["sh", "-c", SCRIPT]);
+        build.wrapped(&user, &["sh", "-c", SCRIPT]);
+        // Now with answers in the cache.
+        build.wrapped(&user, &["sh", "-c", SCRIPT]);
+        if let Some(cluster) = &cluster {
+            let pooled = set(Sandbox::of(cluster));
+            build.wrapped(&pooled, &["sh", "-c", SCRIPT]);
+            counted(pooled.counters().remote > 0, "helpers were asked");
+        }
+        skips.done();
+    }
+}
+
 const NINJA: &str = "rule cc\n  command = COMPILER -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n\
                      build a.o: cc a.c\nbuild b.o: cc b.c\n";
 

@@ -10,13 +10,17 @@ use std::time::{Duration, Instant};
 use dbuild_shims::{names, vars};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{Config, processors};
 use crate::door::{Door, Missing, door_of, resolve, with_first, with_last};
 use crate::embedded;
 use crate::error::{CliError, Context, EXIT_CANNOT_INVOKE, EXIT_NOT_FOUND, Result};
 use crate::initiator::{Answer, Client, Request};
+use crate::limits::enough_files;
 use crate::paths::DataDir;
 use crate::record::Tally;
+use crate::width;
+
+const COORDINATOR: &str = "DBUILD_COORDINATOR";
 
 /// Variables to set for the child.
 type Changes = Vec<(&'static str, OsString)>;
@@ -24,6 +28,10 @@ type Changes = Vec<(&'static str, OsString)>;
 pub fn run(words: Vec<OsString>) -> Result<ExitCode> {
     let program = find(&words[0])?;
     if std::env::var_os(vars::DISABLE).is_some_and(|value| value == "1") || nested() {
+        return Err(exec(&words));
+    }
+    if let Err(reason) = enough_files() {
+        say(&format!("dbuild: {reason}; the build runs without dbuild\n"));
         return Err(exec(&words));
     }
     let config = Config::from_process()?;
@@ -65,8 +73,12 @@ async fn wrap(config: &Config, words: &[OsString], program: PathBuf) -> Result<E
     let started = Instant::now();
     let session = format!("{}-{}", std::process::id(), unix_nanos());
     let opened = open(config, &session, &program).await;
+    let mut words = words.to_vec();
     let (changes, mut client) = match opened {
-        Ok((changes, client)) => (changes, Some(client)),
+        Ok((mut changes, mut client)) => {
+            widen(config, &session, &mut client, &mut words, &mut changes).await;
+            (changes, Some(client))
+        }
         Err(error) => {
             // A fault of dbuild's costs time, never a build.
             say(&format!("dbuild: {error}; the build runs without dbuild\n"));
@@ -74,10 +86,13 @@ async fn wrap(config: &Config, words: &[OsString], program: PathBuf) -> Result<E
         }
     };
     let stand_in = client.as_ref().and_then(|_| stand_in(&program, &changes));
-    let status = run_child(words, stand_in, &changes).await?;
+    let status = run_child(&words, stand_in, &changes).await?;
     if let Some(client) = &mut client {
         let tally = end(client, &config.data_dir, session).await;
         let fallbacks = changes.iter().find(|(name, _)| *name == vars::FALLBACKS).map(|(_, file)| take(file));
+        if changes.iter().any(|(name, dir)| *name == vars::SHIMS && !Path::new(dir).exists()) {
+            say("dbuild: the data directory was removed during the build, which went on without dbuild\n");
+        }
         if !config.quiet {
             say(&summary(tally.as_ref(), &fallbacks.unwrap_or_default(), started.elapsed()));
         }
@@ -132,7 +147,7 @@ async fn open(config: &Config, session: &str, program: &Path) -> Result<(Changes
         ("DBUILD_DATA_DIR", data.root().into()),
         ("DBUILD_LOCAL_SLOTS", config.local_slots.to_string().into()),
     ];
-    changes.extend(super::up::coordinator_of(config).map(|url| ("DBUILD_COORDINATOR", url.into())));
+    changes.extend(super::up::coordinator_of(config).map(|url| (COORDINATOR, url.into())));
     if names::is_compiler(program.file_name().unwrap_or_default().as_bytes()) {
         changes.push((vars::EXEC_PATH, program.into()));
     }
@@ -144,6 +159,26 @@ async fn open(config: &Config, session: &str, program: &Path) -> Result<(Changes
         Door::Path => (vars::PATH, with_first(&path, &shims)),
     });
     Ok((changes, client))
+}
+
+/// Where the build does not say how many jobs it wants, tells it as many as there are slots in the pool and here.
+async fn widen(
+    config: &Config,
+    session: &str,
+    client: &mut Client,
+    words: &mut Vec<OsString>,
+    changes: &mut Changes,
+) {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let url = changes.iter().find(|(name, _)| *name == COORDINATOR).and_then(|(_, url)| url.to_str());
+    let Some(url) = url.filter(|_| config.widen && width::may_widen(words, &variable)) else { return };
+    let request = Request::Slots { session: session.to_owned(), coordinator: url.to_owned() };
+    let Ok(Answer::Slots(slots)) = client.ask(&request).await else { return };
+    if let Some(jobs) = width::jobs(slots, config.local_slots) {
+        let widened = width::widen(words, &variable, jobs, processors());
+        changes.extend(widened.variables);
+        words.splice(1..1, widened.arguments);
+    }
 }
 
 /// Runs the command to its end. Signals of the terminal reach it by themselves; we only outlive them.

@@ -14,6 +14,9 @@ use super::control::{self, Answer, Request};
 /// How long a new initiator may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long an initiator that listens may take to answer; it is overwhelmed or stands still.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A connection to the initiator's control socket.
 pub struct Client(BufReader<UnixStream>);
 
@@ -55,7 +58,8 @@ impl Client {
     }
 
     pub async fn ask(&mut self, request: &Request) -> std::io::Result<Answer> {
-        control::ask(&mut self.0, request).await
+        let answer = tokio::time::timeout(PATIENCE, control::ask(&mut self.0, request)).await;
+        answer.map_err(|_| std::io::Error::other("the initiator does not answer"))?
     }
 }
 

@@ -16,8 +16,17 @@ const MAX_LINE: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    Begin { session: String },
-    End { session: String },
+    Begin {
+        session: String,
+    },
+    End {
+        session: String,
+    },
+    /// How many slots the pool at this URL has.
+    Slots {
+        session: String,
+        coordinator: String,
+    },
     Stats,
     Zero,
     Stop,
@@ -27,7 +36,12 @@ pub enum Request {
 pub enum Answer {
     Ok,
     Tally(Box<Tally>),
-    Stats { counters: Box<Counters>, pid: u32 },
+    /// 0: no pool, or one that does not tell.
+    Slots(u32),
+    Stats {
+        counters: Box<Counters>,
+        pid: u32,
+    },
 }
 
 /// Serves one connection until the other side closes it.
@@ -43,6 +57,13 @@ pub async fn serve(initiator: &Initiator, stream: UnixStream) -> std::io::Result
                 let (reply, tally) = oneshot::channel();
                 initiator.record(Event::SessionEnd(session, reply));
                 Answer::Tally(Box::new(tally.await.unwrap_or_default()))
+            }
+            Request::Slots { session, coordinator } => {
+                let slots = match initiator.remote(&coordinator) {
+                    Ok(remote) => remote.slots(&session).await,
+                    Err(_) => 0,
+                };
+                Answer::Slots(slots)
             }
             Request::Stats => {
                 let (reply, counters) = oneshot::channel();

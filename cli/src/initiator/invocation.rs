@@ -5,9 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dbuild_compilers::{Call, FileKind, Files, Link, Plan, Reason, Task, analyse, driver_spoke};
+use dbuild_compilers::{
+    Call, Family, FileKind, Files, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke,
+};
 use dbuild_intake::{Toolchain, ToolchainRequest};
-use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Run, ToShim};
+use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Part, Run, ToShim};
 use futures_util::future::join_all;
 
 use super::Initiator;
@@ -116,6 +118,7 @@ pub enum Rest {
 
 /// The tasks of a call, each with what the near cache said.
 pub struct Tasks {
+    family: Family,
     near: Vec<Near>,
     objects: Objects,
     then: Option<Link>,
@@ -130,14 +133,18 @@ pub fn attempt(context: &Context) -> io::Result<Attempt> {
     let temporary = context
         .variable("TMPDIR")
         .map_or_else(|| PathBuf::from("/tmp"), |dir| context.absolute(Path::new(dir)));
-    let objects = Objects::choose(&temporary, toolchain.info.family, &tasks)?;
+    let family = toolchain.info.family;
+    let objects = Objects::choose(&temporary, family, &tasks)?;
     let ask = |(task, object)| near::ask(context, Prepared::new(context, toolchain.clone(), task, object));
     let near: Vec<Near> = tasks.into_iter().map(Arc::new).zip(objects.paths()).map(ask).collect();
     if then.is_none() && near.iter().all(|near| matches!(near, Near::Answered(_))) {
         let answers: Vec<Answered> = near.into_iter().filter_map(Near::into_answer).collect();
-        return Ok(Attempt::Done(done(&answers, 0)));
+        if cut(context, family, &answers) {
+            return Ok(Attempt::GoesOn(Rest::Local(CUT.to_owned(), true)));
+        }
+        return Ok(Attempt::Done(done(answers, 0)));
     }
-    Ok(Attempt::GoesOn(Rest::Tasks(Tasks { near, objects, then })))
+    Ok(Attempt::GoesOn(Rest::Tasks(Tasks { family, near, objects, then })))
 }
 
 /// Serves a shim whose call was not answered at once, to the end.
@@ -148,6 +155,9 @@ pub async fn go_on(context: Arc<Context>, mut connection: Connection, rest: Rest
     }
 }
 
+/// Why a call runs again as it is, though its tasks were answered.
+const CUT: &str = "diagnostics wider than the terminal";
+
 enum Planned {
     /// Run the call as it is, for this reason; whether it needs a slot.
     Local(String, bool),
@@ -156,6 +166,10 @@ enum Planned {
 
 fn plan(context: &Context) -> Planned {
     let invoke = &context.invoke;
+    if !invoke.streams_usable {
+        // What a compiler does then (fail, be killed, remove its object, go on) is its own affair.
+        return Planned::Local("nobody takes what it prints".to_owned(), true);
+    }
     let compiler = context.absolute(&invoke.compiler_path);
     let request = ToolchainRequest { compiler: &compiler, env: &invoke.env };
     let toolchain = match context.initiator.toolchains.get(request) {
@@ -214,7 +228,7 @@ async fn exec(context: &Context, connection: &mut Connection, reason: &str, slot
 }
 
 async fn run_tasks(context: &Arc<Context>, connection: &mut Connection, tasks: Tasks) -> io::Result<()> {
-    let Tasks { near, objects, then } = tasks;
+    let Tasks { family, near, objects, then } = tasks;
     let split = near.len() > 1 || then.is_some();
 
     // What needs no process of the shim's: all tasks at the same time.
@@ -242,14 +256,21 @@ async fn run_tasks(context: &Arc<Context>, connection: &mut Connection, tasks: T
             }
         }
     }
-    if run_here(context, connection, here, &mut answers).await?.is_none() {
-        return Ok(());
+    match run_here(context, connection, here, &mut answers).await? {
+        Some(Started::All) => {}
+        Some(Started::NotAll) => {
+            return exec(context, connection, "could not be started by its stand-in", true).await;
+        }
+        None => return Ok(()),
     }
     let mut answers: Vec<Answered> = answers.into_iter().flatten().collect();
     let argv0 = context.invoke.argv.first().cloned().unwrap_or_default();
     if split && answers.iter().any(|answer| driver_spoke(&argv0, &answer.stderr)) {
         // The driver would have said it once, and not once for each part.
         return exec(context, connection, "the driver has something to say", true).await;
+    }
+    if cut(context, family, &answers) {
+        return exec(context, connection, CUT, true).await;
     }
     let failed = answers.iter().any(|answer| answer.status != 0);
     let status = match answers.as_slice() {
@@ -258,24 +279,37 @@ async fn run_tasks(context: &Arc<Context>, connection: &mut Connection, tasks: T
         _ => 0,
     };
     let Some(link) = then.filter(|_| !failed) else {
-        return answer(connection, &answers, status).await;
+        return answer(connection, answers, status).await;
     };
     let Some(linked) = run_link(context, connection, link.args_with_objects(&objects.all())).await? else {
         return Ok(());
     };
     let status = linked.status;
     answers.push(linked);
-    answer(connection, &answers, status).await
+    answer(connection, answers, status).await
 }
 
 /// What every part printed, in the order of the call, and the code that ends the shim.
-fn done(answers: &[Answered], status: i32) -> Done {
-    let all = |part: fn(&Answered) -> &[u8]| answers.iter().flat_map(part).copied().collect();
-    Done { stdout: all(|a| &a.stdout), stderr: all(|a| &a.stderr), code: Done::code_of(status) }
+fn done(answers: Vec<Answered>, status: i32) -> Done {
+    let part = |answered: Answered| Part { stdout: answered.stdout, stderr: answered.stderr };
+    Done { parts: answers.into_iter().map(part).collect(), code: Done::code_of(status) }
 }
 
-async fn answer(connection: &mut Connection, answers: &[Answered], status: i32) -> io::Result<()> {
+async fn answer(connection: &mut Connection, answers: Vec<Answered>, status: i32) -> io::Result<()> {
     connection.send(&ToShim::Done(done(answers, status))).await
+}
+
+/// Whether the driver would have cut some of this to the width of its terminal.
+fn cut(context: &Context, family: Family, answers: &[Answered]) -> bool {
+    let Invoke { env, columns, stderr_tty, .. } = &context.invoke;
+    let cut = |answer: &Answered| cut_on_terminal(env, *columns, &answer.stderr);
+    *stderr_tty && family == Family::Gcc && answers.iter().any(cut)
+}
+
+/// Whether the shim could start every run that it was given; it may have been out of files or processes.
+enum Started {
+    All,
+    NotAll,
 }
 
 /// Runs tasks as children of the shim, as many at a time as there are slots. `None`: the shim is gone.
@@ -284,7 +318,8 @@ async fn run_here(
     connection: &mut Connection,
     mut waiting: Vec<(usize, Here)>,
     answers: &mut [Option<Answered>],
-) -> io::Result<Option<()>> {
+) -> io::Result<Option<Started>> {
+    let mut started = Started::All;
     while !waiting.is_empty() {
         let limit = context.slots_for_compiles();
         let mut slots = vec![tokio::select! {
@@ -309,13 +344,19 @@ async fn run_here(
             let Some((index, work)) = batch.get_mut(ran.index as usize).and_then(Option::take) else {
                 return Err(io::Error::other("the shim reported a run that it was not given"));
             };
+            if ran.spawn_errno != 0 {
+                started = Started::NotAll;
+            }
             // Its processor is free; what follows is reading and hashing.
             slots.pop();
             let context = context.clone();
             answers[index] = Some(blocking(move || local::finish(&context, work, ran)).await?);
         }
+        if matches!(started, Started::NotAll) {
+            break;
+        }
     }
-    Ok(Some(()))
+    Ok(Some(started))
 }
 
 /// Tasks that are about to run, by number, and the commands that run them.
@@ -344,6 +385,9 @@ async fn run_link(
     let run = Run { runs: vec![context.command(args, None)], parallel: 1 };
     connection.send(&ToShim::Run(run)).await?;
     let Some(FromShim::Ran(ran)) = connection.receive().await? else { return Ok(None) };
+    if ran.spawn_errno != 0 {
+        return Err(io::Error::other("the shim could not start the link; it goes on by itself"));
+    }
     let mut end = context.ran_here(Reason::Link.to_string(), Some(Reason::Link.to_string()));
     end.exit_code = local::exit_code(ran.status);
     end.run_ms = ran.wall_us / 1000;

@@ -19,7 +19,7 @@ mod slots;
 mod task;
 
 use std::collections::HashMap;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -36,6 +36,7 @@ pub use control::{Answer, Request};
 
 use crate::config::Config;
 use crate::error::{CliError, Context, Result};
+use crate::limits::raise_files;
 use crate::paths::short_socket_path;
 use crate::record;
 use remote::Remote;
@@ -48,6 +49,9 @@ const WARM_DIRECTORIES: usize = 20_000;
 
 /// How long file events gather before they are read, if no compile asks sooner.
 const EVENTS_GATHER: Duration = Duration::from_millis(20);
+
+/// How often an initiator without work looks whether it can still be found.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
 
 /// What every invocation shares.
 pub struct Initiator {
@@ -82,6 +86,7 @@ pub struct Initiator {
 pub fn run(config: Config) -> Result<()> {
     fs_err::create_dir_all(config.data_dir.run()).context("make the run directory")?;
     log_to_file(&config);
+    raise_files().map_err(CliError::new)?;
     let lock = fs_err::File::create(config.data_dir.initiator_lock()).context("open the lock")?;
     let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
     if rustix::fs::flock(&lock, exclusive).is_err() {
@@ -121,6 +126,8 @@ async fn serve(config: Config) -> Result<()> {
         .name("events".to_owned())
         .spawn(move || keep_settled(&watch))
         .context("start a thread")?;
+    let shim_socket = data.shim_socket();
+    let own_socket = socket_identity(&shim_socket);
     let mut connections = JoinSet::new();
     let mut stopped = initiator.stopping.subscribe();
     loop {
@@ -128,6 +135,10 @@ async fn serve(config: Config) -> Result<()> {
             accepted = control.accept() => accept(&initiator, &mut connections, accepted).await,
             Some(_) = connections.join_next() => {}
             () = initiator.idle_long_enough() => break,
+            () = initiator.cut_off(&shim_socket, own_socket) => {
+                tracing::warn!("the run directory was removed; nobody can reach this initiator");
+                return Ok(());
+            }
             _ = stopped.wait_for(|stop| *stop) => break,
         }
     }
@@ -278,6 +289,16 @@ impl Initiator {
         })
     }
 
+    /// Resolves when the socket is not there any more, or is another's, and nobody is connected.
+    async fn cut_off(&self, socket: &std::path::Path, own: Option<(u64, u64)>) {
+        loop {
+            tokio::time::sleep(LOOK_AROUND).await;
+            if self.busy.load(Ordering::Acquire) == 0 && socket_identity(socket) != own {
+                return;
+            }
+        }
+    }
+
     /// Resolves after the configured time without any connection.
     async fn idle_long_enough(&self) {
         let limit = Duration::from_secs(self.config.idle_seconds);
@@ -295,6 +316,11 @@ impl Initiator {
             }
         }
     }
+}
+
+/// Device and number of a file.
+fn socket_identity(path: &std::path::Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Listens on a socket that only this user can reach.

@@ -77,7 +77,7 @@ impl From<remote::Fault> for Refusal {
 
 async fn ask(context: &Arc<Context>, prepared: &Prepared, url: &str) -> Result<Answered, Refusal> {
     let remote: Remote = context.initiator.remote(url)?;
-    remote.ready()?;
+    remote.ready(&context.session).await?;
     let store = context.initiator.store.clone().map_err(Refusal::fault)?;
 
     // Preprocessing takes a processor of this machine.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use dbuild_shims::frame::{self, Done, FromShim, Invoke, Ran, ToShim};
+use dbuild_shims::frame::{self, Done, FromShim, Invoke, Part, Ran, ToShim};
 use dbuild_shims::vars;
 use tempfile::TempDir;
 
@@ -129,7 +129,8 @@ impl Talk {
     }
 
     pub fn done(&mut self, stdout: &str, code: u32) {
-        self.send(&ToShim::Done(Done { stdout: stdout.into(), stderr: Vec::new(), code }));
+        let part = Part { stdout: stdout.into(), stderr: Vec::new() };
+        self.send(&ToShim::Done(Done { parts: vec![part], code }));
     }
 
     pub fn hear(&mut self) -> Option<FromShim> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::mpsc;
 
-use dbuild_shims::frame::{Command, Done, Exec, Ran, Run, ToShim};
+use dbuild_shims::frame::{Command, Done, Exec, Part, Ran, Run, ToShim};
 use dbuild_shims::vars;
 
 use crate::bench::{Bench, shown, stdout_of, variable};
@@ -58,7 +58,7 @@ fn the_call_arrives_as_it_was_made_and_without_anything_of_ours() {
     assert_eq!(call.compiler_path, bench.path("bin/gcc"));
     assert_eq!(call.cwd, bench.path("work").canonicalize().unwrap());
     assert_eq!((call.session.to_str(), call.umask), (Some("session 1"), 0o027));
-    assert!(!call.stderr_tty && !call.stdout_tty);
+    assert!(!call.stderr_tty && !call.stdout_tty && call.streams_usable);
     for ours in vars::OURS {
         assert_eq!(variable(&call.env, ours), None, "{ours}");
     }
@@ -70,11 +70,11 @@ fn the_call_arrives_as_it_was_made_and_without_anything_of_ours() {
 #[test]
 fn done_prints_any_bytes_and_exits_with_the_code() {
     let bench = Bench::new();
-    let done = Done { stdout: b"\x80o\0ut".to_vec(), stderr: b"err\xff\n".to_vec(), code: 3 };
-    let answer = ToShim::Done(done.clone());
+    let part = Part { stdout: b"\x80o\0ut".to_vec(), stderr: b"err\xff\n".to_vec() };
+    let answer = ToShim::Done(Done { parts: vec![part.clone()], code: 3 });
     let _initiator = bench.initiator(move |talk, _| talk.send(&answer));
     let output = bench.gcc().output().unwrap();
-    assert_eq!((output.stdout, output.stderr), (done.stdout, done.stderr));
+    assert_eq!((output.stdout, output.stderr), (part.stdout, part.stderr));
     assert_eq!(output.status.code(), Some(3));
 }
 
@@ -91,16 +91,23 @@ fn done_repeats_a_death_by_signal() {
 }
 
 #[test]
-fn a_closed_or_full_stdout_is_not_an_error() {
+fn an_answer_that_cannot_be_printed_is_left_to_the_compiler() {
     let bench = Bench::new();
-    let _initiator = bench.catcher();
+    let initiator = bench.catcher();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    assert_eq!(bench.gcc().stdout(full).status().unwrap().code(), Some(0));
+    assert_eq!(bench.gcc().arg("exit=4").stdout(full).status().unwrap().code(), Some(4));
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    assert_eq!(bench.gcc().stdout(writer).status().unwrap().code(), Some(0));
-    let script = "exec gcc >&- 2>&-";
-    assert_eq!(bench.command("sh").args(["-c", script]).status().unwrap().code(), Some(0));
+    assert_eq!(bench.gcc().stdout(writer).status().unwrap().signal(), Some(13));
+    for script in
+        ["exec gcc exit=4 >&-", "exec gcc exit=4 >/dev/null 2>&- <&-", "exec gcc 1</dev/null exit=4"]
+    {
+        let status = bench.command("sh").args(["-c", script]).status().unwrap();
+        let printed = script.contains(">/dev/null");
+        assert_eq!(status.code(), Some(if printed { 0 } else { 4 }), "{script}");
+    }
+    let usable: Vec<bool> = initiator.calls().iter().map(|call| call.streams_usable).collect();
+    assert_eq!(usable, [true, false, false, false, false], "a full disk is seen only by trying");
 }
 
 #[test]

@@ -22,3 +22,6 @@ mod sys;
 #[allow(dead_code)]
 mod target;
 mod trace;
+
+// `target` finds it in the root of its crate
+use dbuild_shims::elf;

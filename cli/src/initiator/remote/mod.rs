@@ -5,6 +5,7 @@
 
 mod download;
 mod execute;
+mod greeting;
 mod upload;
 
 use std::collections::{HashMap, HashSet};
@@ -20,6 +21,7 @@ use re::execution_client::ExecutionClient;
 use tonic::transport::{Channel, Endpoint};
 
 pub use execute::Answer;
+use greeting::Greeting;
 
 /// dbuild's own digest function on the wire.
 const FUNCTION: DigestFunction = DigestFunction::Blake3;
@@ -58,6 +60,7 @@ struct Inner {
     /// Large blobs on their way, so that equal uploads are merged.
     uploads: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     down: Mutex<Option<(Instant, String)>>,
+    greeting: Greeting,
 }
 
 impl Remote {
@@ -78,15 +81,22 @@ impl Remote {
             toolchains: Mutex::default(),
             uploads: Mutex::default(),
             down: Mutex::default(),
+            greeting: Greeting::default(),
         })))
     }
 
-    /// Whether the pool is worth asking now; else why not.
-    pub fn ready(&self) -> Result<(), Fault> {
+    /// An error while the pool is not to be asked, with the reason.
+    fn resting(&self) -> Result<(), Fault> {
         match &*lock(&self.0.down) {
             Some((until, why)) if Instant::now() < *until => Err(Fault::new(why.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// Why it was last found not to be worth asking.
+    fn why_down(&self) -> String {
+        let why = lock(&self.0.down).as_ref().map(|(_, why)| why.clone());
+        why.unwrap_or_else(|| "the coordinator does not answer".to_owned())
     }
 
     /// Turns a failed call into a fault; one of the connection puts the coordinator to rest.
@@ -95,6 +105,7 @@ impl Remote {
         if status.code() == tonic::Code::Unavailable {
             // It may come back with an empty disk.
             self.forget();
+            self.0.greeting.lost();
             return self.rest("the coordinator cannot be reached");
         }
         Fault::new(format!("the pool failed to {doing}: {}", status.message()))
