@@ -43,6 +43,7 @@ pub fn from_shim_seeds() -> Vec<Vec<u8>> {
         stdout_tty: false,
         streams_usable: true,
         columns: 80,
+        view: [4, 4026531841, 1, 2],
     };
     let ran =
         Ran { index: 3, status: 256, stdout: b"out".into(), truncated: true, wall_us: 9, ..Ran::default() };

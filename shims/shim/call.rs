@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::frame::{Env, Invoke};
 use crate::program::Program;
-use crate::{lists, resolve, system, vars};
+use crate::{lists, resolve, system, vars, view};
 
 /// The values of our own variables.
 #[derive(Default)]
@@ -90,6 +90,7 @@ impl Call {
             stdout_tty: std::io::stdout().is_terminal(),
             streams_usable: system::is_open(0) && system::takes_output(1) && system::takes_output(2),
             columns: system::columns(0),
+            view: view::own(),
         })
     }
 }

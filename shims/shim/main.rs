@@ -29,6 +29,9 @@ mod system;
 #[path = "../src/vars.rs"]
 #[allow(dead_code)]
 mod vars;
+#[path = "../src/view.rs"]
+#[allow(dead_code)]
+mod view;
 
 use std::ffi::{OsString, c_char, c_int};
 use std::os::unix::ffi::OsStringExt;

@@ -15,7 +15,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// Version of this format; an initiator that speaks another one closes the connection.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Longest frame in bytes, its own length field not counted.
 pub const MAX_FRAME: usize = 64 << 20;
 
@@ -41,6 +41,8 @@ pub struct Invoke {
     pub streams_usable: bool,
     /// Width of the terminal that stdin is, where gcc looks for it; 0: no terminal, or it does not tell.
     pub columns: u32,
+    /// How the shim sees the file system (`view::View`).
+    pub view: [u64; 4],
 }
 
 /// How one command of a [`Run`] ended.
@@ -196,6 +198,7 @@ impl FromShim {
                 out.flag(invoke.stdout_tty);
                 out.flag(invoke.streams_usable);
                 out.u32(invoke.columns);
+                invoke.view.into_iter().for_each(|number| out.u64(number));
                 out.finish()
             }
             FromShim::Ran(ran) => {
@@ -234,6 +237,7 @@ impl FromShim {
                     stdout_tty: fields.flag()?,
                     streams_usable: fields.flag()?,
                     columns: fields.u32()?,
+                    view: [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?],
                 })
             }
             RAN => FromShim::Ran(Ran {

@@ -11,3 +11,4 @@ pub mod lists;
 pub mod names;
 pub mod trace;
 pub mod vars;
+pub mod view;

@@ -34,7 +34,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn from_shim() -> impl Strategy<Value = FromShim> {
-    let flags = (any::<[u32; 2]>(), any::<[bool; 3]>());
+    let flags = (any::<[u32; 2]>(), any::<[bool; 3]>(), any::<[u64; 4]>());
     let invoke = (text(), text(), texts(), text(), env(), flags).prop_map(
         |(
             session,
@@ -42,7 +42,7 @@ fn from_shim() -> impl Strategy<Value = FromShim> {
             argv,
             cwd,
             env,
-            ([umask, columns], [stderr_tty, stdout_tty, streams_usable]),
+            ([umask, columns], [stderr_tty, stdout_tty, streams_usable], view),
         )| {
             FromShim::Invoke(Invoke {
                 session,
@@ -55,6 +55,7 @@ fn from_shim() -> impl Strategy<Value = FromShim> {
                 stdout_tty,
                 streams_usable,
                 columns,
+                view,
             })
         },
     );

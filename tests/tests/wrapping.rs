@@ -376,3 +376,30 @@ fn executable(path: &Path, text: &str) {
     let installed = std::process::Command::new("install").args(["-m", "755"]).arg(&draft).arg(path).status();
     assert!(installed.unwrap().success());
 }
+
+/// In a mount namespace of its own a path means another file: nothing may be answered, or remembered, by paths there.
+#[test]
+fn compilers_with_another_view_of_the_file_system_are_left_alone() {
+    let skips = Skips::new("another view");
+    let user = Sandbox::new();
+    if user.plain(user.root(), &["unshare", "-rm", "true"]).code != 0 {
+        skips.skip("all of it", "this kernel or user has no mount namespaces");
+        return;
+    }
+    let mut build = Twice::new(&user, "project", |dir| {
+        for (place, value) in [("seen", 1), ("hidden", 2)] {
+            std::fs::create_dir(dir.join(place)).unwrap();
+            std::fs::write(dir.join(place).join("v.h"), format!("#define V {value}\n")).unwrap();
+        }
+        std::fs::write(dir.join("v.c"), "#include \"v.h\"\nint v = V;\n").unwrap();
+    });
+    let compile = "gcc -Iseen -c v.c";
+    let elsewhere = format!("mount --bind hidden seen && {compile}");
+    let outside: &[&str] = &["sh", "-c", compile];
+    let inside: &[&str] = &["unshare", "-rm", "sh", "-c", &elsewhere];
+    for (command, hits) in [(inside, 0), (outside, 0), (outside, 1), (inside, 0), (outside, 1)] {
+        let (_, seen) = build.both(command);
+        counted(seen.hits_local == hits, format!("{command:?}: {hits} hits, and not {seen}"));
+    }
+    skips.done();
+}

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dbuild_shims::frame::{FromShim, ToShim};
+use dbuild_shims::view;
 use tokio::runtime::Handle;
 
 use super::connection::First;
-use super::invocation::{self, Attempt, Context};
+use super::invocation::{self, Attempt, Context, Rest};
 use super::{Busy, Initiator};
 use crate::config::processors;
 
@@ -57,7 +58,12 @@ fn serve(initiator: &Arc<Initiator>, stream: UnixStream, runtime: &Handle, busy:
     let mut connection = First::new(stream)?;
     let FromShim::Invoke(invoke) = connection.receive()? else { return Ok(()) };
     let context = Arc::new(Context::new(initiator.clone(), invoke));
-    match invocation::attempt(&context)? {
+    // What we would hash by the shim's paths must be what its compiler would read.
+    let attempt = match view::same(context.invoke.view, initiator.view) {
+        true => invocation::attempt(&context)?,
+        false => Attempt::GoesOn(Rest::Local("another view of the file system".to_owned(), true)),
+    };
+    match attempt {
         Attempt::Done(done) => connection.send(&ToShim::Done(done)),
         Attempt::GoesOn(rest) => {
             let _runtime = runtime.enter();

@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{Store, StoreConfig};
+use dbuild_shims::view::View;
 use dbuild_intake::{DirTable, FileTable, Known, Toolchains, Watch};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -65,6 +66,8 @@ pub struct Initiator {
     toolchains: Toolchains,
     /// Path of the interceptor, for traced runs.
     interceptor: PathBuf,
+    /// How this process sees the file system; who sees another one is not served.
+    view: View,
     slots: Slots,
     /// Turns for the search for inputs, which costs a processor as a compile does.
     scans: Slots,
@@ -225,6 +228,7 @@ impl Initiator {
             directories,
             files,
             interceptor,
+            view: dbuild_shims::view::own(),
             slots: Slots::new(),
             scans: Slots::new(),
             remotes: Mutex::default(),
