@@ -17,14 +17,17 @@ use prost::Message as _;
 
 use crate::error::IntakeError;
 use crate::inputs::Inputs;
-use crate::layout::{Blob, BlobSource, Builder, Disk, InputRoot, Kind, LayoutError};
+use crate::files::FileTable;
+use crate::layout::{Blob, BlobSource, Builder, Disk, InputRoot, Kind, LayoutError, Look};
 use crate::toolchain::Toolchain;
 
 /// A task, ready to be described.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ActionRequest<'a> {
     pub toolchain: &'a Toolchain,
     pub inputs: &'a Inputs,
+    /// What is known of files; its word is taken for what is a link and what is not.
+    pub files: &'a FileTable,
     /// As the build wrote it.
     pub argv0: &'a OsStr,
     /// Everything after it (`Task::args_with_object`).
@@ -65,9 +68,7 @@ pub struct BuiltAction {
 pub fn build(request: &ActionRequest) -> Result<BuiltAction, IntakeError> {
     let mut tree = request.toolchain.root.to_builder();
     let function = request.toolchain.root.function();
-    for input in &request.inputs.files {
-        tree.add_file_at(&input.path, &Disk, input.digest, input.executable)?;
-    }
+    add_inputs(&mut tree, request)?;
     let missed_in = request.inputs.absent.iter().map(|absent| &absent.directory);
     for directory in request.inputs.directories.iter().chain(missed_in) {
         add_directory(&mut tree, directory)?;
@@ -99,6 +100,29 @@ pub fn build(request: &ActionRequest) -> Result<BuiltAction, IntakeError> {
     blobs.push(Blob { digest: command_digest, source: BlobSource::Bytes(command_bytes) });
     blobs.push(Blob { digest, source: BlobSource::Bytes(action_bytes) });
     Ok(BuiltAction { action, command, digest, root, blobs, outputs })
+}
+
+/// Places the inputs, directory by directory: they are sorted by path.
+fn add_inputs(tree: &mut Builder, request: &ActionRequest) -> Result<(), IntakeError> {
+    let disk = Known(request.files);
+    for group in request.inputs.files.chunk_by(|a, b| a.path.parent() == b.path.parent()) {
+        let Some(directory) = group[0].path.parent() else { continue };
+        let mut files = Vec::with_capacity(group.len());
+        for input in group {
+            files.push((text(input.path.file_name().unwrap_or_default())?, input.digest, input.executable));
+        }
+        tree.add_files_at(directory, &disk, &files)?;
+    }
+    Ok(())
+}
+
+/// The disk, looked at only where the table of files does not know.
+struct Known<'a>(&'a FileTable);
+
+impl Look for Known<'_> {
+    fn look(&self, path: &Path) -> std::io::Result<Kind> {
+        if self.0.is_plain(path) { Ok(Kind::File) } else { Disk.look(path) }
+    }
 }
 
 /// `PWD` of the caller, where it names `cwd` by another path: compilers then write it, and not what the kernel says,

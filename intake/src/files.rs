@@ -171,6 +171,11 @@ impl FileTable {
         self.watch.settle();
     }
 
+    /// Whether `path` is known, without a look, to be a regular file and no link.
+    pub fn is_plain(&self, path: &Path) -> bool {
+        self.watch.is_plain(path)
+    }
+
     /// Digest and mentions of the regular file at `path` (symbolic links followed).
     ///
     /// # Errors

@@ -109,6 +109,7 @@ fn describe(context: &Context, prepared: &Prepared) -> Result<(Inputs, BuiltActi
     let request = ActionRequest {
         toolchain: &prepared.toolchain,
         inputs: &inputs,
+        files: &context.initiator.files,
         argv0: &argv0,
         args: &args,
         outputs: &outputs,

@@ -70,6 +70,47 @@ impl Builder {
         }
     }
 
+    /// Places several files of one directory, as [`Builder::add_file_at`] does each; the way there is walked once.
+    pub fn add_files_at(
+        &mut self,
+        directory: &Path,
+        disk: &dyn Look,
+        files: &[(&str, Digest, bool)],
+    ) -> Result<(), LayoutError> {
+        let (real, Kind::Directory) = self.add_path(directory, disk)? else {
+            return Err(LayoutError::NotAFile(directory.to_path_buf()));
+        };
+        let mut plain = Vec::with_capacity(files.len());
+        for &(name, digest, executable) in files {
+            match disk.look(&real.join(name))? {
+                Kind::File => plain.push((name, digest, executable)),
+                _ => self.add_file_at(&directory.join(name), disk, digest, executable)?,
+            }
+        }
+        let there = self.node(&real);
+        let new = |(name, digest, executable): &(&str, Digest, bool)| {
+            let node = Node::File(FileNode { digest: *digest, executable: *executable, bytes: None });
+            match there {
+                Some(Node::Directory(dir)) => !dir.children.get(*name).is_some_and(|old| old.same(&node)),
+                _ => true,
+            }
+        };
+        // Not edited: what is shared with the toolchain's tree stays shared.
+        plain.retain(new);
+        if plain.is_empty() {
+            return Ok(());
+        }
+        let names = names(&real)?;
+        let dir = self.directory(&real, &names)?;
+        for (name, digest, executable) in plain {
+            let node = Node::File(FileNode { digest, executable, bytes: None });
+            if dir.children.insert(name.to_owned(), node).is_some() {
+                return Err(LayoutError::Conflict(real.join(name)));
+            }
+        }
+        Ok(())
+    }
+
     pub fn finish(self) -> InputRoot {
         self.root.seal(self.function);
         InputRoot { function: self.function, root: self.root }

@@ -201,3 +201,33 @@ fn an_empty_tree_is_the_empty_blob() {
     assert!(tree.digest().is_empty());
     assert_eq!(tree.blobs(), []);
 }
+
+#[test]
+fn files_of_one_directory_are_placed_as_each_alone() {
+    let kinds = [
+        ("/usr", Kind::Directory),
+        ("/usr/include", Kind::Directory),
+        ("/usr/include/a.h", Kind::File),
+        ("/usr/include/b.h", Kind::Symlink("a.h".into())),
+        ("/usr/include/c.h", Kind::File),
+        ("/inc", Kind::Symlink("usr/include".into())),
+    ];
+    let disk = Map(kinds.into_iter().map(|(path, kind)| (path.into(), kind)).collect());
+    let all = [("a.h", file("1"), false), ("b.h", file("1"), false), ("c.h", file("3"), true)];
+    let mut one_by_one = InputRoot::builder(FUNCTION);
+    for (name, digest, executable) in all {
+        one_by_one.add_file_at(&Path::new("/inc").join(name), &disk, digest, executable).unwrap();
+    }
+    let mut together = InputRoot::builder(FUNCTION);
+    together.add_files_at(Path::new("/inc"), &disk, &all).unwrap();
+    let base = together.finish();
+    assert_eq!(base.digest(), one_by_one.finish().digest());
+    // The same again changes nothing; another content is a conflict, and so is a name that is gone.
+    let mut again = base.to_builder();
+    again.add_files_at(Path::new("/usr/include"), &disk, &all).unwrap();
+    assert_eq!(again.clone().finish().digest(), base.digest());
+    let changed = again.add_files_at(Path::new("/inc"), &disk, &[("a.h", file("2"), false)]);
+    assert!(matches!(changed, Err(LayoutError::Conflict(_))));
+    assert!(again.add_files_at(Path::new("/inc"), &disk, &[("gone.h", file("2"), false)]).is_err());
+    assert!(again.add_files_at(Path::new("/inc/a.h"), &disk, &all).is_err());
+}

@@ -170,6 +170,15 @@ impl<F: Clone> Watch<F> {
         fact.holds().then(|| fact.fact.clone())
     }
 
+    /// Whether `path` is known to be the regular file itself, and no link to it.
+    pub fn is_plain(&self, path: &Path) -> bool {
+        let known = |inner: &Inner<F>| {
+            let fact = inner.facts.get(path.as_os_str())?;
+            Some(fact.holds() && fact.spelled.is_some())
+        };
+        self.inner.as_ref().is_some_and(|inner| known(&lock(inner)).unwrap_or(false))
+    }
+
     /// Before a look at the regular file at `path`: watches the way there. `None` if that is not possible.
     pub fn ticket(&self, path: &Path) -> Option<Ticket> {
         let mut inner = lock(self.inner.as_ref()?);

@@ -96,8 +96,10 @@ fn links_are_part_of_the_way() {
     fs::create_dir_all(world.at("other/b")).unwrap();
     symlink("a/b/x.h", world.at("x-link.h")).unwrap();
     for name in ["link/b/x.h", "link/../a/b/x.h", "x-link.h"] {
+        assert!(!world.watch.is_plain(&world.at(name)));
         world.keep(name, 1);
         assert_eq!(world.fact(name), Some(1));
+        assert_eq!(world.watch.is_plain(&world.at(name)), name != "x-link.h");
     }
     fs::remove_file(world.at("link")).unwrap();
     symlink("other", world.at("link")).unwrap();

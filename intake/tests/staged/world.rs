@@ -157,6 +157,7 @@ impl World {
         let cwd = self.cwd();
         let outputs = outputs(task);
         action::build(&ActionRequest {
+            files: &self.files,
             toolchain,
             inputs,
             argv0,
