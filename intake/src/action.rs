@@ -16,8 +16,8 @@ use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT};
 use prost::Message as _;
 
 use crate::error::IntakeError;
-use crate::inputs::Inputs;
 use crate::files::FileTable;
+use crate::inputs::Inputs;
 use crate::layout::{Blob, BlobSource, Builder, Disk, InputRoot, Kind, LayoutError, Look};
 use crate::toolchain::Toolchain;
 

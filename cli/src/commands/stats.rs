@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use crate::args::Stats;
 use crate::config::Config;
 use crate::error::{Context, Result};
-use crate::initiator::{Answer, Client, Request};
+use crate::initiator::{Answer, Client, Request, Warmth};
 use crate::record::Counters;
 
 pub fn run(args: &Stats, config: &Config) -> Result<ExitCode> {
     let file = config.data_dir.records().join("stats.json");
     let runtime = super::small_runtime()?;
-    let (counters, pid) = runtime.block_on(async {
+    let (counters, warmth) = runtime.block_on(async {
         let client = Client::connect(&config.data_dir).await.context("reach the initiator")?;
         let Some(mut client) = client else {
             let counters = Counters::load(&file);
@@ -21,7 +21,7 @@ pub fn run(args: &Stats, config: &Config) -> Result<ExitCode> {
             }
             return Ok((counters, None));
         };
-        let Answer::Stats { counters, pid } =
+        let Answer::Stats { counters, warmth } =
             client.ask(&Request::Stats).await.context("ask the initiator")?
         else {
             return Err(crate::error::CliError::new("the initiator gave an answer that does not fit"));
@@ -29,18 +29,27 @@ pub fn run(args: &Stats, config: &Config) -> Result<ExitCode> {
         if args.zero {
             client.ask(&Request::Zero).await.context("reset the counters")?;
         }
-        Ok((*counters, Some(pid)))
+        Ok((*counters, Some(*warmth)))
     })?;
     let text = if args.json {
-        serde_json::to_string(&counters).context("write JSON")? + "\n"
+        let all = Json { counters, initiator: warmth };
+        serde_json::to_string(&all).context("write JSON")? + "\n"
     } else {
-        describe(&counters, pid)
+        describe(&counters, warmth.as_ref())
     };
     super::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(counters: &Counters, pid: Option<u32>) -> String {
+#[derive(serde::Serialize)]
+struct Json {
+    #[serde(flatten)]
+    counters: Counters,
+    /// `null` if none is running.
+    initiator: Option<Warmth>,
+}
+
+fn describe(counters: &Counters, warmth: Option<&Warmth>) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let mut row = |name: &str, value: String| {
@@ -56,7 +65,16 @@ fn describe(counters: &Counters, pid: Option<u32>) -> String {
     row("ended with an error", counters.errors.to_string());
     row("bytes sent", counters.bytes_sent.to_string());
     row("bytes received", counters.bytes_received.to_string());
-    row("initiator", pid.map_or("not running".to_owned(), |pid| format!("process {pid}")));
+    match warmth {
+        None => row("initiator", "not running".to_owned()),
+        Some(warmth) => {
+            row("initiator", format!("process {}, {} MiB", warmth.pid, warmth.memory_bytes >> 20));
+            row("  files known", warmth.files.to_string());
+            row("  watched", format!("{} facts by {} watches", warmth.watched_facts, warmth.watches));
+            row("  forgotten", warmth.forgotten.to_string());
+            row("  looks at files", warmth.stats.to_string());
+        }
+    }
     if !counters.reasons.is_empty() {
         let _ = writeln!(out, "reasons:");
         let mut reasons: Vec<_> = counters.reasons.iter().collect();

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::record::{Counters, Event, Tally};
 
-use super::Initiator;
+use super::{Initiator, Warmth};
 
 /// The longest request or answer, in bytes.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
@@ -40,7 +40,7 @@ pub enum Answer {
     Slots(u32),
     Stats {
         counters: Box<Counters>,
-        pid: u32,
+        warmth: Box<Warmth>,
     },
 }
 
@@ -69,7 +69,7 @@ pub async fn serve(initiator: &Initiator, stream: UnixStream) -> std::io::Result
                 let (reply, counters) = oneshot::channel();
                 initiator.record(Event::Counters(reply));
                 let counters = Box::new(counters.await.unwrap_or_default());
-                Answer::Stats { counters, pid: std::process::id() }
+                Answer::Stats { counters, warmth: Box::new(Warmth::of(initiator)) }
             }
             Request::Zero => {
                 initiator.record(Event::Zero);

@@ -17,6 +17,7 @@ mod pool;
 mod remote;
 mod slots;
 mod task;
+mod warmth;
 
 use std::collections::HashMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -26,14 +27,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{Store, StoreConfig};
-use dbuild_shims::view::View;
 use dbuild_intake::{DirTable, FileTable, Known, Toolchains, Watch};
+use dbuild_shims::view::View;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 pub use client::Client;
 pub use control::{Answer, Request};
+pub use warmth::Warmth;
 
 use crate::config::Config;
 use crate::error::{CliError, Context, Result};
