@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use crate::directives::{BRANCH, Content, Directive, Include};
 use crate::expand::Context;
 use crate::host::{FileId, Host};
-use crate::macros::{Macro, Question, Special, Table};
+use crate::macros::{Macro, Question, Table};
 use crate::mode::{Has, Mode};
 use crate::search::{DirectoryId, Found, Places, Position, Start};
 use crate::symbols::{Names, Symbol};
@@ -21,6 +21,10 @@ const DEPTH: usize = 200;
 
 /// Directives, tokens and look-ups that one unit may cost.
 const BUDGET: u64 = 50_000_000;
+
+/// gcc takes a precompiled header only among the first files (`pch_open_file`): the source, its own header, and one or
+/// two more.
+const PRECOMPILED: u32 = 5;
 
 /// The content that holds what the compiler predefines.
 const PREDEFINED: u32 = 0;
@@ -48,11 +52,18 @@ pub struct Scratch {
     entered: Vec<FileId>,
     once: HashSet<u64, RandomState>,
     targets: Vec<bool>,
+    unsure_at: Option<(FileId, Vec<u8>)>,
 }
 
 impl Scratch {
+    /// Where the last scan stopped being sure: the file, and the operand of the directive.
+    pub fn unsure_at(&self) -> Option<(FileId, &[u8])> {
+        self.unsure_at.as_ref().map(|(file, text)| (*file, text.as_slice()))
+    }
+
     pub fn new() -> Scratch {
         Scratch {
+            unsure_at: None,
             table: Table::new(),
             contexts: Vec::new(),
             contents: Vec::new(),
@@ -82,8 +93,8 @@ pub(crate) struct Machine<'a> {
     pub contexts: &'a mut Vec<Context>,
     pub contents: &'a mut Vec<Arc<Content>>,
     pub places: &'a mut Places,
-    /// No header was included yet: gcc may take a precompiled one.
-    pub first_include: bool,
+    /// How many more files gcc may replace by precompiled ones.
+    pub precompiled: u32,
     /// How deep in operands whose value does not matter.
     pub idle: u32,
     /// Arguments that are being expanded.
@@ -123,7 +134,7 @@ pub fn scan(unit: &Unit, names: &Names, host: &mut dyn Host, scratch: &mut Scrat
         contexts: &mut scratch.contexts,
         contents: &mut scratch.contents,
         places: &mut scratch.places,
-        first_include: true,
+        precompiled: if unit.mode.clang { 0 } else { PRECOMPILED },
         idle: 0,
         nesting: 0,
         opened: &mut scratch.opened,
@@ -137,12 +148,27 @@ pub fn scan(unit: &Unit, names: &Names, host: &mut dyn Host, scratch: &mut Scrat
         left: BUDGET,
     };
     let result = machine.unit(unit);
+    let unsure_at = result.is_err().then(|| machine.place()).flatten();
+    scratch.unsure_at = unsure_at;
     // Files stay in the cache, not here.
     scratch.contents.clear();
     result
 }
 
 impl Machine<'_> {
+    fn place(&self) -> Option<(FileId, Vec<u8>)> {
+        let frame = self.frames.last()?;
+        let content = &self.contents[frame.content as usize];
+        let line = match content.directives.get(frame.at.checked_sub(1)? as usize)? {
+            Directive::If { line, .. }
+            | Directive::Elif { line, .. }
+            | Directive::Include { line, .. }
+            | Directive::Define { line, .. } => Some(*line),
+            _ => None,
+        };
+        Some((frame.file, line.map_or(Vec::new(), |line| content.text(line).to_vec())))
+    }
+
     fn unit(&mut self, unit: &Unit) -> Result<(), Unsure> {
         for path in unit.quote.iter().chain(unit.angled) {
             let directory = self.directory(path);
@@ -174,7 +200,7 @@ impl Machine<'_> {
             Some(slash) => (self.directory(&unit.main[..=slash]), &unit.main[slash + 1..]),
             None => (working, unit.main),
         };
-        let crate::host::Look::File(file) = self.host.look(directory, name)? else {
+        let crate::host::Look::File(file) = self.look_once(directory, name)? else {
             return Err(Unsure::MissingHeader);
         };
         let main = Found { file, directory, position: Position::Nowhere };
@@ -183,15 +209,12 @@ impl Machine<'_> {
             self.forced(path, working)?;
         }
         if let Some(name) = unit.preinclude {
-            // It does not keep gcc from taking a precompiled header next.
             let header = [b"<", name, b">"].concat();
             let start = Start::Chain(self.places.angled);
-            let first = std::mem::replace(&mut self.first_include, false);
             if let Some(found) = self.search(&header, self.names.intern(&header), start)? {
                 self.enter(found, Include::Plain)?;
                 self.run(0)?;
             }
-            self.first_include = first;
         }
         for path in unit.includes {
             self.forced(path, working)?;
@@ -205,7 +228,6 @@ impl Machine<'_> {
         let header = [b"\"", path, b"\""].concat();
         let symbol = self.names.intern(&header);
         let found = self.search(&header, symbol, Start::Beside(working))?.ok_or(Unsure::MissingHeader)?;
-        self.first_include = false;
         self.enter(found, Include::Plain)?;
         self.run(0)
     }
@@ -346,7 +368,6 @@ impl Machine<'_> {
             }
         };
         let found = self.find(symbol, how == Include::Next)?.ok_or(Unsure::MissingHeader)?;
-        self.first_include = false;
         self.enter(found, how)
     }
 
@@ -475,10 +496,7 @@ impl Machine<'_> {
         if self.idle > 0 && !self.clang {
             return Ok(false);
         }
-        let first = std::mem::replace(&mut self.first_include, false);
-        let found = self.find(symbol, next);
-        self.first_include = first;
-        Ok(found?.is_some())
+        Ok(self.find(symbol, next)?.is_some())
     }
 
     /// `__has_builtin (…)` and its like, behind the word.

@@ -450,7 +450,7 @@ mod tests {
         assert_eq!(lines("xR\"x(\nc"), [0, 6]);
         assert_eq!(lines("1'000'000 /*\n*/\nc"), [0, 16]);
         assert_eq!(lines("don't /*\nc"), [0, 9]);
-        assert_eq!(lines("\"a\\\nb\\\"\" /*\n*/\nc"), [0, 16]);
+        assert_eq!(lines("\"a\\\nb\\\"\" /*\n*/\nc"), [0, 15]);
         assert_eq!(lines("/* *\\\n/\nc"), [0, 8]);
     }
 }

@@ -28,6 +28,8 @@ pub struct Mode {
     pub elifdef: Has,
     /// `true` and `false` in conditions.
     pub booleans: Has,
+    /// `wchar_t` is signed.
+    pub signed_wide: bool,
     /// Lines that begin with `import` or `module` may read files.
     pub modules: bool,
     /// Flags map file names, so that `__FILE__` is not the path.
@@ -46,6 +48,8 @@ pub struct Dialect {
     pub stdc_version: u64,
     /// `__STRICT_ANSI__` is defined.
     pub strict: bool,
+    /// `__WCHAR_TYPE__` is a signed type.
+    pub signed_wide: bool,
     /// `-trigraphs`, `-fno-trigraphs`.
     pub trigraphs: Option<bool>,
     pub mapped_names: bool,
@@ -60,7 +64,14 @@ impl Dialect {
         let raw_in_c = match (self.clang, self.strict || self.asm) {
             (_, true) => Has::No,
             (false, false) => since(c99),
-            (true, false) => Has::Perhaps,
+            // Later ones know -fraw-string-literals, on by default in GNU modes.
+            (true, false) => {
+                if self.major < 19 {
+                    Has::No
+                } else {
+                    Has::Perhaps
+                }
+            }
         };
         let new = if self.clang { self.major >= 13 } else { self.major >= 12 };
         let modern = if cxx { self.cplusplus > 202_002 } else { c23 };
@@ -86,6 +97,7 @@ impl Dialect {
                 false if c23 => Has::Perhaps,
                 false => Has::No,
             },
+            signed_wide: self.signed_wide,
             modules: cxx && self.cplusplus > 201_703,
             mapped_names: self.mapped_names,
         }

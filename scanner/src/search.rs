@@ -103,11 +103,11 @@ impl Machine<'_> {
             return Err(Unsure::IncludeOperand);
         }
         let start = if name[0] == b'/' { Start::Absolute } else { start };
-        let first = self.first_include;
-        if !first && let Some(&known) = self.places.found.get(&(start, symbol)) {
+        if let Some(&known) = self.places.found.get(&(start, symbol)) {
             return Ok(known);
         }
         let found = self.look_for(name, start)?;
+        self.precompiled = self.precompiled.saturating_sub(1);
         self.places.found.insert((start, symbol), found);
         Ok(found)
     }
@@ -135,6 +135,14 @@ impl Machine<'_> {
         Ok(None)
     }
 
+    /// gcc takes a precompiled header in the place of an early file, directory by directory.
+    pub(crate) fn look_once(&mut self, directory: DirectoryId, name: &[u8]) -> Result<Look, Unsure> {
+        if self.precompiled > 0 && self.host.exists(directory, &[name, b".gch"].concat())? {
+            return Err(Unsure::PrecompiledHeader);
+        }
+        self.host.look(directory, name)
+    }
+
     fn look(
         &mut self,
         directory: DirectoryId,
@@ -142,15 +150,7 @@ impl Machine<'_> {
         position: Position,
     ) -> Result<Option<Found>, Unsure> {
         self.spend(1)?;
-        if self.first_include && !self.clang {
-            // gcc takes a precompiled header in the place of the first include, directory by directory.
-            let mut precompiled = name.to_vec();
-            precompiled.extend_from_slice(b".gch");
-            if self.host.exists(directory, &precompiled)? {
-                return Err(Unsure::PrecompiledHeader);
-            }
-        }
-        let Look::File(file) = self.host.look(directory, name)? else { return Ok(None) };
+        let Look::File(file) = self.look_once(directory, name)? else { return Ok(None) };
         let directory = match name.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => {
                 let path = self.spelled(directory, &name[..slash]);

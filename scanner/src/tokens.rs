@@ -177,8 +177,17 @@ pub(crate) fn cut(text: &[u8], mode: Mode, names: &Names, headers: bool) -> Opti
                 if matches!(&text[start..at], b"L" | b"u" | b"U" | b"u8") {
                     let quote = at;
                     at = quoted_end(text, quote)?;
-                    // Prefixed characters differ in type; nobody compares them in a condition.
-                    if text[quote] == b'"' { Kind::String } else { Kind::Number }
+                    if text[quote] == b'"' {
+                        Kind::String
+                    } else {
+                        // The other prefixes' types differ between modes.
+                        let wide = text[start] == b'L' && mode.signed_wide;
+                        if let Some(number) = character(&text[quote + 1..at - 1]).filter(|_| wide) {
+                            value = number;
+                            flags |= VALUED;
+                        }
+                        Kind::Number
+                    }
                 } else {
                     Kind::Name
                 }
