@@ -1,6 +1,6 @@
 //! Compares the directive scanner with `cc -M` over whole projects.
 //!
-//! `scan_against_m [--add FLAG]... [--compiler FROM=TO]... [--limit N] [--list] FILE...`: each FILE is a
+//! `scan_against_m [--add FLAG]... [--compiler FROM=TO]... [--limit N] [--rounds N] [--list] FILE...`: each FILE is a
 //! `compile_commands.json`, or lines of `directory<TAB>command` with words as a shell would write them. Prints units,
 //! files missing and surplus, what was unsure and why, and the CPU time of both.
 
@@ -50,6 +50,7 @@ struct Options {
     compilers: Vec<(String, String)>,
     limit: usize,
     list: bool,
+    rounds: usize,
     files: Vec<PathBuf>,
 }
 
@@ -65,6 +66,7 @@ fn options() -> Options {
                 options.compilers.push((from.into(), to.into()));
             }
             "--limit" => options.limit = words.next().unwrap().parse().unwrap(),
+            "--rounds" => options.rounds = words.next().unwrap().parse().unwrap(),
             "--list" => options.list = true,
             _ => options.files.push(word.into()),
         }
@@ -256,7 +258,7 @@ fn main() {
     let judge = traced(&files);
     let mut times = Vec::new();
     let mut real: HashMap<PathBuf, PathBuf> = HashMap::new();
-    for round in 0..3 {
+    for round in 0..options.rounds.max(3) {
         let (own, children) = cpu();
         let mut found = Vec::new();
         for unit in &units {

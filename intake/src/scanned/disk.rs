@@ -26,7 +26,13 @@ struct Place {
     /// Absolute, as the compiler spells it.
     path: PathBuf,
     is: Is,
+    /// Where names lead that have slashes, by all but their last part.
+    below: Map<Box<[u8]>, usize>,
+    /// What was looked at in it.
+    met: Map<OsString, Option<FileId>>,
 }
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 #[derive(Clone)]
 enum Is {
@@ -55,17 +61,18 @@ pub(super) struct Disk<'a> {
     pub asked: &'a std::sync::Mutex<Asked>,
     pub clang: bool,
     places: Vec<Place>,
-    by_path: HashMap<PathBuf, usize>,
+    by_path: Map<OsString, usize>,
     /// The scanner's numbers, with their spelling.
     announced: Vec<(usize, Vec<u8>)>,
     met: Vec<Met>,
-    met_by_path: HashMap<PathBuf, FileId>,
-    absent: HashSet<(usize, OsString)>,
+    /// Missed names, perhaps more than once: a place, and where the name is in `names`.
+    absent: Vec<(u32, u32, u32)>,
+    names: Vec<u8>,
     /// Directories that stood where a header was looked for.
     odd_directories: Vec<PathBuf>,
     /// clang: the directory of each file by device and inode.
-    homes: HashMap<(u64, u64), usize>,
-    identities: HashMap<Identity, u64>,
+    homes: Map<(u64, u64), usize>,
+    identities: Map<Identity, u64>,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -96,14 +103,14 @@ impl<'a> Disk<'a> {
             asked,
             clang,
             places: Vec::new(),
-            by_path: HashMap::new(),
+            by_path: Map::default(),
             announced: Vec::new(),
             met: Vec::new(),
-            met_by_path: HashMap::new(),
-            absent: HashSet::new(),
+            absent: Vec::new(),
+            names: Vec::new(),
             odd_directories: Vec::new(),
-            homes: HashMap::new(),
-            identities: HashMap::new(),
+            homes: Map::default(),
+            identities: Map::default(),
         }
     }
 
@@ -134,15 +141,18 @@ impl<'a> Disk<'a> {
         inputs.files.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
         inputs.files.dedup_by(|a, b| a.path == b.path);
 
-        let mut missed: Vec<(usize, OsString)> = self.absent.into_iter().collect();
-        missed.sort_unstable();
+        let names = &self.names;
+        let name_of = |&(_, start, end): &(u32, u32, u32)| &names[start as usize..end as usize];
+        let mut missed = self.absent;
+        missed.sort_unstable_by(|a, b| (a.0, name_of(a)).cmp(&(b.0, name_of(b))));
+        missed.dedup_by(|a, b| a.0 == b.0 && name_of(a) == name_of(b));
         let mut absent: BTreeMap<OsString, Vec<OsString>> = BTreeMap::new();
         for known in &self.probe.absent {
             absent.insert(known.directory.clone().into_os_string(), known.names.clone());
         }
-        for group in missed.chunk_by_mut(|a, b| a.0 == b.0) {
-            let directory = self.places[group[0].0].path.as_os_str();
-            let names = group.iter_mut().map(|(_, name)| std::mem::take(name));
+        for group in missed.chunk_by(|a, b| a.0 == b.0) {
+            let directory = self.places[group[0].0 as usize].path.as_os_str();
+            let names = group.iter().map(|name| OsStr::from_bytes(name_of(name)).to_os_string());
             match absent.get_mut(directory) {
                 Some(known) => {
                     known.extend(names);
@@ -178,7 +188,7 @@ impl<'a> Disk<'a> {
 
     /// The place that `path` names. It is looked at once.
     fn place(&mut self, path: &Path) -> Result<usize, Unsure> {
-        if let Some(&known) = self.by_path.get(path) {
+        if let Some(&known) = self.by_path.get(path.as_os_str()) {
             return Ok(known);
         }
         let is = match self.directories.names(path) {
@@ -186,9 +196,9 @@ impl<'a> Disk<'a> {
             Err(error) if gone(&error) => self.missing(path)?,
             Err(_) => return Err(Unsure::Disk),
         };
-        self.places.push(Place { path: path.to_path_buf(), is });
+        self.places.push(Place { path: path.to_path_buf(), is, below: Map::default(), met: Map::default() });
         let number = self.places.len() - 1;
-        self.by_path.insert(path.to_path_buf(), number);
+        self.by_path.insert(path.as_os_str().to_os_string(), number);
         Ok(number)
     }
 
@@ -210,7 +220,7 @@ impl<'a> Disk<'a> {
         match &self.places[parent].is {
             Is::There(_) => match std::fs::metadata(path) {
                 Ok(meta) if meta.is_file() => {
-                    self.meet(path.to_path_buf(), Vec::new())?;
+                    self.meet(path, Vec::new)?;
                     Ok(Is::Blocked)
                 }
                 Ok(meta) if meta.is_dir() => Err(Unsure::Disk),
@@ -223,23 +233,19 @@ impl<'a> Disk<'a> {
     }
 
     /// Takes the facts of a file; `None` if it is no regular file or leads nowhere.
-    fn meet(&mut self, path: PathBuf, spelled: Vec<u8>) -> Result<Option<FileId>, Unsure> {
-        if let Some(&known) = self.met_by_path.get(&path) {
-            return Ok(Some(known));
-        }
-        match self.files.facts(&path) {
+    fn meet(&mut self, path: &Path, spelled: impl FnOnce() -> Vec<u8>) -> Result<Option<FileId>, Unsure> {
+        match self.files.facts(path) {
             Ok(facts) => {
                 let number = self.met.len() as FileId;
-                self.met_by_path.insert(path.clone(), number);
-                self.met.push(Met { path, spelled, facts });
+                self.met.push(Met { path: path.to_path_buf(), spelled: spelled(), facts });
                 Ok(Some(number))
             }
             Err(error) if gone(&error) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                if !std::fs::metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+                if !std::fs::metadata(path).is_ok_and(|meta| meta.is_dir()) {
                     return Err(Unsure::SpecialFile);
                 }
-                self.odd_directories.push(path);
+                self.odd_directories.push(path.to_path_buf());
                 Ok(None)
             }
             Err(_) => Err(Unsure::Disk),
@@ -248,20 +254,24 @@ impl<'a> Disk<'a> {
 
     /// The place where the last part of `name` is looked for, and that part.
     fn below<'n>(&mut self, directory: DirectoryId, name: &'n [u8]) -> Result<(usize, &'n OsStr), Unsure> {
-        let (at, spelled) = &self.announced[directory as usize];
-        match name.iter().rposition(|&byte| byte == b'/') {
-            None => Ok((*at, OsStr::from_bytes(name))),
-            Some(slash) => {
-                let _ = spelled;
-                let path = self.places[*at].path.join(OsStr::from_bytes(&name[..slash]));
-                let path = absolute(&path, b".");
-                Ok((self.place(&path)?, OsStr::from_bytes(&name[slash + 1..])))
-            }
+        let at = self.announced[directory as usize].0;
+        let Some(slash) = name.iter().rposition(|&byte| byte == b'/') else {
+            return Ok((at, OsStr::from_bytes(name)));
+        };
+        let (head, last) = (&name[..slash], OsStr::from_bytes(&name[slash + 1..]));
+        if let Some(&known) = self.places[at].below.get(head) {
+            return Ok((known, last));
         }
+        let path = absolute(&self.places[at].path, head);
+        let place = self.place(&path)?;
+        self.places[at].below.insert(head.into(), place);
+        Ok((place, last))
     }
 
     fn miss(&mut self, place: usize, name: &OsStr) {
-        self.absent.insert((place, name.to_os_string()));
+        let start = self.names.len() as u32;
+        self.names.extend_from_slice(name.as_bytes());
+        self.absent.push((place as u32, start, self.names.len() as u32));
     }
 }
 
@@ -285,7 +295,7 @@ impl Host for Disk<'_> {
             Is::Blocked => return Ok(Look::Absent),
             Is::Missing(below, missing) => {
                 let (below, missing) = (*below, missing.clone());
-                self.absent.insert((below, missing));
+                self.miss(below, &missing);
                 return Ok(Look::Absent);
             }
             Is::There(Some(names)) if !names.contains(last) => {
@@ -294,26 +304,27 @@ impl Host for Disk<'_> {
             }
             Is::There(_) => {}
         }
+        if let Some(&known) = self.places[place].met.get(last) {
+            return Ok(known.map_or(Look::Absent, Look::File));
+        }
         let path = self.places[place].path.join(last);
-        let spelled = {
-            let mut spelled = self.announced[directory as usize].1.clone();
+        let odd = self.odd_directories.len();
+        let spelled = self.announced[directory as usize].1.clone();
+        let spell = || {
+            let mut spelled = spelled;
             if !spelled.is_empty() && spelled.last() != Some(&b'/') {
                 spelled.push(b'/');
             }
             spelled.extend_from_slice(name);
             spelled
         };
-        let odd = self.odd_directories.len();
-        match self.meet(path, spelled)? {
-            Some(file) => Ok(Look::File(file)),
-            None => {
-                // A directory of that name is there.
-                if self.odd_directories.len() == odd {
-                    self.miss(place, last);
-                }
-                Ok(Look::Absent)
-            }
+        let met = self.meet(&path, spell)?;
+        self.places[place].met.insert(last.to_os_string(), met);
+        // A directory of that name is there; a link that leads nowhere is not.
+        if met.is_none() && self.odd_directories.len() == odd {
+            self.miss(place, last);
         }
+        Ok(met.map_or(Look::Absent, Look::File))
     }
 
     fn exists(&mut self, directory: DirectoryId, name: &[u8]) -> Result<bool, Unsure> {
@@ -325,7 +336,7 @@ impl Host for Disk<'_> {
             Is::Blocked => return Ok(false),
             Is::Missing(below, missing) => {
                 let (below, missing) = (*below, missing.clone());
-                self.absent.insert((below, missing));
+                self.miss(below, &missing);
                 return Ok(false);
             }
             Is::There(Some(names)) if names.contains(last) => return Ok(true),
