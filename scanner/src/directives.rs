@@ -167,6 +167,14 @@ impl Content {
         self.lines[line as usize].tokens.get_or_init(cut).clone()
     }
 
+    /// The number that the macro of a `#define` stands for, if it is known to be just that.
+    pub(crate) fn number(&self, line: LineId) -> Option<Token> {
+        match self.lines[line as usize].definition.get()? {
+            Ok(definition) => definition.number,
+            Err(_) => None,
+        }
+    }
+
     /// The macro that a `#define` defines.
     pub(crate) fn definition(&self, line: LineId, names: &Names) -> Result<Arc<Definition>, Unsure> {
         let read = || Definition::read(self.text(line), self.mode, names).map(Arc::new);

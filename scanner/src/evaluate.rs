@@ -238,6 +238,7 @@ impl Machine<'_> {
     }
 
     /// Pays for work.
+    #[inline]
     pub(crate) fn spend(&mut self, cost: u64) -> Result<(), Unsure> {
         self.left = self.left.checked_sub(cost).ok_or(Unsure::TooMuch)?;
         Ok(())
@@ -406,18 +407,21 @@ impl Machine<'_> {
     }
 
     fn find(&mut self, symbol: Symbol, next: bool) -> Result<Option<Found>, Unsure> {
-        let header = self.names.spelling(symbol);
         let frame = self.frames.last().ok_or(Unsure::IncludeOperand)?;
-        let angled = header.first() == Some(&b'<');
-        let plain = if angled { Start::Chain(self.places.angled) } else { Start::Beside(frame.directory) };
-        let main = self.frames.len() == 1 && frame.position == Position::Nowhere;
-        let start = match (next, frame.position) {
+        let (directory, position) = (frame.directory, frame.position);
+        let main = self.frames.len() == 1 && position == Position::Nowhere;
+        let start = match (next, position) {
             (true, Position::Chain(place)) => Start::Chain(place + 1),
             (true, Position::Beside) if self.clang => return Err(Unsure::NextOfRelative),
             (true, Position::Beside) => Start::Chain(0),
             (true, Position::Nowhere) if self.clang && !main => return Err(Unsure::NextOfRelative),
-            _ => plain,
+            _ if self.is_angled(symbol) => Start::Chain(self.places.angled),
+            _ => Start::Beside(directory),
         };
+        if let Some(known) = self.known(start, symbol) {
+            return Ok(known);
+        }
+        let header = self.names.spelling(symbol);
         self.search(&header, symbol, start)
     }
 
@@ -501,23 +505,7 @@ impl Machine<'_> {
 
     /// `__has_builtin (…)` and its like, behind the word.
     pub(crate) fn ask(&mut self, question: Question) -> Result<i64, Unsure> {
-        if !self.pull()?.is_some_and(|token| token.is(Op::Open)) {
-            return Err(Unsure::Condition);
-        }
-        let mut operand = Vec::new();
-        loop {
-            let token = self.pull()?.ok_or(Unsure::Condition)?;
-            if token.is(Op::Close) {
-                break;
-            }
-            let plain =
-                matches!(token.kind, Kind::Name | Kind::String) || token.is(Op::Scope) || token.is(Op::Colon);
-            // Whether the operand is expanded differs between compilers and operators.
-            if !plain || token.kind == Kind::Name && self.table.get(token.symbol).is_some() {
-                return Err(Unsure::Question);
-            }
-            operand.extend_from_slice(&self.names.spelling(token.symbol));
-        }
+        let operand = self.operand()?;
         if operand.is_empty() {
             return Err(Unsure::Condition);
         }
@@ -527,6 +515,27 @@ impl Machine<'_> {
         let frame = self.frames.last().ok_or(Unsure::Question)?;
         let near = self.contents[frame.content as usize].clone();
         self.host.ask(question, &operand, &near)
+    }
+
+    /// The operand of such an operator, with its parentheses taken off.
+    pub(crate) fn operand(&mut self) -> Result<Vec<u8>, Unsure> {
+        if !self.pull()?.is_some_and(|token| token.is(Op::Open)) {
+            return Err(Unsure::Condition);
+        }
+        let mut operand = Vec::new();
+        loop {
+            let token = self.pull()?.ok_or(Unsure::Condition)?;
+            if token.is(Op::Close) {
+                return Ok(operand);
+            }
+            let plain =
+                matches!(token.kind, Kind::Name | Kind::String) || token.is(Op::Scope) || token.is(Op::Colon);
+            // Whether the operand is expanded differs between compilers and operators.
+            if !plain || token.kind == Kind::Name && self.table.get(token.symbol).is_some() {
+                return Err(Unsure::Question);
+            }
+            operand.extend_from_slice(&self.names.spelling(token.symbol));
+        }
     }
 
     /// `__FILE__`, as a string.

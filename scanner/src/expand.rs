@@ -62,6 +62,7 @@ impl Machine<'_> {
     }
 
     /// The next token, nothing expanded. `None` at the end of the line or argument.
+    #[inline]
     pub(crate) fn pull(&mut self) -> Result<Option<Token>, Unsure> {
         self.spend(1)?;
         loop {
@@ -123,6 +124,10 @@ impl Machine<'_> {
                     }
                 }
                 Macro::Defined { content, line } => {
+                    // Most macros in conditions are numbers.
+                    if let Some(number) = self.contents[content as usize].number(line) {
+                        return Ok(Some(Token { flags: number.flags | (token.flags & SPACE), ..number }));
+                    }
                     let definition = self.contents[content as usize].definition(line, self.names)?;
                     if !self.enter_macro(&definition, token)? {
                         return Ok(Some(token));
@@ -339,6 +344,10 @@ impl Machine<'_> {
             Special::Asks(question) => {
                 let answer = self.ask(question)?;
                 Ok(Some(Token::number(answer as u64, false)))
+            }
+            Special::BuildingModule => {
+                self.operand()?;
+                Ok(Some(Token::number(0, false)))
             }
             Special::File => {
                 let symbol = self.file_name()?;

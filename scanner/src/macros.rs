@@ -21,6 +21,8 @@ pub(crate) struct Definition {
     /// Parameters are [`Kind::Parameter`]; `##` and `#` are flags of their neighbours.
     pub body: Arc<[Token]>,
     pub pastes: bool,
+    /// The whole body of an object-like macro that is one number.
+    pub number: Option<Token>,
 }
 
 impl Definition {
@@ -39,7 +41,12 @@ impl Definition {
         let variadic = parameters.as_ref().is_some_and(|parameters| parameters.variadic);
         let list = parameters.as_ref().map_or(&[][..], |parameters| &parameters.names);
         let (body, pastes) = body(rest, list, parameters.is_some(), variadic)?;
+        let number = match body.as_slice() {
+            [token] if parameters.is_none() && token.kind == Kind::Number => Some(*token),
+            _ => None,
+        };
         Ok(Definition {
+            number,
             parameters: parameters.as_ref().map(|parameters| parameters.names.len() as u32),
             variadic,
             body: body.into(),
@@ -147,6 +154,8 @@ pub enum Special {
     HasIncludeNext,
     /// An operator whose answer the compiler gives: [`Question`].
     Asks(Question),
+    /// Never true without modules, which nobody scans.
+    BuildingModule,
     File,
     Line,
     Counter,
@@ -203,7 +212,7 @@ impl Special {
         ("__BASE_FILE__", Special::Opaque),
         ("__FILE_NAME__", Special::Opaque),
         ("__has_embed", Special::Opaque),
-        ("__building_module", Special::Opaque),
+        ("__building_module", Special::BuildingModule),
         ("__MODULE__", Special::Opaque),
         ("_Pragma", Special::Opaque),
         ("__is_target_variant_os", Special::Opaque),

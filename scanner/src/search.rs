@@ -50,6 +50,7 @@ pub(crate) struct Places {
     numbers: HashMap<Box<[u8]>, DirectoryId, RandomState>,
     paths: Vec<Box<[u8]>>,
     found: HashMap<(Start, Symbol), Option<Found>, RandomState>,
+    brackets: HashMap<Symbol, bool, RandomState>,
     /// Quote directories, then those for `<…>`.
     pub chain: Vec<DirectoryId>,
     /// Where those for `<…>` begin.
@@ -61,6 +62,7 @@ impl Places {
         self.numbers.clear();
         self.paths.clear();
         self.found.clear();
+        self.brackets.clear();
         self.chain.clear();
         self.angled = 0;
     }
@@ -89,6 +91,17 @@ impl Machine<'_> {
         }
         path.extend_from_slice(name);
         path
+    }
+
+    /// Whether the header name has angle brackets; said once per name.
+    pub(crate) fn is_angled(&mut self, symbol: Symbol) -> bool {
+        let names = self.names;
+        *self.places.brackets.entry(symbol).or_insert_with(|| names.spelling(symbol).first() == Some(&b'<'))
+    }
+
+    /// What was found before.
+    pub(crate) fn known(&self, start: Start, symbol: Symbol) -> Option<Option<Found>> {
+        self.places.found.get(&(start, symbol)).copied()
     }
 
     /// Looks for `header` (with its quotes or brackets, as `symbol`).

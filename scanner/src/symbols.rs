@@ -58,10 +58,12 @@ const SHARDS: usize = 16;
 /// What an entry costs besides its bytes: two pointers with lengths, counts, a slot of the map.
 const OVERHEAD: usize = 72;
 
+type Shard = HashMap<Arc<[u8]>, Symbol, RandomState>;
+
 /// All spellings that were met. Shared by threads.
 pub struct Names {
     hasher: RandomState,
-    shards: Vec<RwLock<HashMap<Arc<[u8]>, Symbol, RandomState>>>,
+    shards: Vec<RwLock<Shard>>,
     /// Lock order: a shard, then this.
     spellings: RwLock<Vec<Arc<[u8]>>>,
     bytes: AtomicUsize,

@@ -15,8 +15,8 @@ use dbuild_scanner::{Content, DirectoryId, FileId, Host, Look, Question, Unsure}
 
 use super::contents::Contents;
 use super::probe::{Asked, Probe, absolute};
-use crate::files::{FileFacts, FileTable, lock};
-use crate::finder::{FindRequest, TracedDepends};
+use crate::files::{FileFacts, FileTable};
+use crate::finder::FindRequest;
 use crate::inputs::{Input, Inputs};
 use crate::listings::{DirTable, gone};
 use crate::observe::Absent;
@@ -57,9 +57,10 @@ pub(super) struct Disk<'a> {
     pub directories: &'a DirTable,
     pub contents: &'a Contents,
     pub probe: &'a Probe,
-    pub traced: &'a TracedDepends,
-    pub asked: &'a std::sync::Mutex<Asked>,
     pub clang: bool,
+    /// Questions that nobody has asked the compiler yet, and others that stand near them.
+    pub open: Asked,
+    pub likely: Asked,
     places: Vec<Place>,
     by_path: Map<OsString, usize>,
     /// The scanner's numbers, with their spelling.
@@ -82,15 +83,12 @@ enum Identity {
 }
 
 impl<'a> Disk<'a> {
-    #[allow(clippy::too_many_arguments)] // one unit's surroundings, put together in one place
     pub fn new(
         request: &'a FindRequest<'a>,
         files: &'a FileTable,
         directories: &'a DirTable,
         contents: &'a Contents,
         probe: &'a Probe,
-        traced: &'a TracedDepends,
-        asked: &'a std::sync::Mutex<Asked>,
         clang: bool,
     ) -> Disk<'a> {
         Disk {
@@ -99,9 +97,9 @@ impl<'a> Disk<'a> {
             directories,
             contents,
             probe,
-            traced,
-            asked,
             clang,
+            open: Asked::new(),
+            likely: Asked::new(),
             places: Vec::new(),
             by_path: Map::default(),
             announced: Vec::new(),
@@ -386,13 +384,17 @@ impl Host for Disk<'_> {
     }
 
     fn ask(&mut self, question: Question, operand: &[u8], near: &Content) -> Result<i64, Unsure> {
-        let others = || near.likely_questions().into_iter().map(<[u8]>::to_vec).collect();
-        let answer = self.probe.answer(self.request, self.traced, question, operand, others);
-        let mut asked = lock(self.asked);
-        if answer.is_ok() && asked.len() < 4096 {
-            asked.insert((question, operand.to_vec()));
+        match self.probe.answer(question, operand) {
+            Some(known) => known.ok_or(Unsure::Question),
+            None => {
+                // A guess: the unit is scanned again when the compiler has answered.
+                for likely in near.likely_questions() {
+                    self.likely.insert((question, likely.to_vec()));
+                }
+                self.open.insert((question, operand.to_vec()));
+                Ok(0)
+            }
         }
-        answer
     }
 }
 

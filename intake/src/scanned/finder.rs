@@ -21,6 +21,12 @@ use crate::listings::DirTable;
 /// More sets of flags than a build uses at a time; beyond, all are asked anew.
 const PROBES: usize = 512;
 
+/// Questions that are remembered for compilers and flags to come.
+const ASKED: usize = 4096;
+
+/// How often an answer may lead to more questions.
+const ROUNDS: usize = 10;
+
 /// What the scanner may keep.
 #[derive(Clone, Copy, Debug)]
 pub struct ScanLimits {
@@ -77,10 +83,13 @@ pub struct ScannedInputs {
     unsure: Mutex<BTreeMap<Unsure, u64>>,
 }
 
+/// What a compiler said; whoever comes meanwhile waits.
+type Slot = Arc<Mutex<Option<Arc<Probe>>>>;
+
 /// All that depends on one set of names.
 struct Library {
     contents: Contents,
-    probes: Mutex<HashMap<Key, Arc<Mutex<Option<Arc<Probe>>>>>>,
+    probes: Mutex<HashMap<Key, Slot>>,
 }
 
 impl Library {
@@ -152,24 +161,13 @@ impl ScannedInputs {
             includes: &flags.includes,
             main: request.task.source.as_os_str().as_bytes(),
         };
-        let mut disk = Disk::new(
-            request,
-            &self.traced.files,
-            &self.directories,
-            &library.contents,
-            &probe,
-            &self.traced,
-            &self.asked,
-            clang,
-        );
         if clang {
             forced_precompiled(&flags, request)?;
         }
         let mut scratch = lock(&self.scratch).pop().unwrap_or_default();
-        let scanned = scan(&unit, names, &mut disk, &mut scratch);
-        let at = scratch.unsure_at().map(|(file, text)| disk.told(file, text));
+        let scanned = self.rounds(&unit, &library.contents, &probe, request, &mut scratch);
         lock(&self.scratch).push(scratch);
-        scanned.map_err(|reason| NotSure { reason, at })?;
+        let disk = scanned?;
         let mut inputs = disk.finish();
         if clang {
             add_precompiled(&mut inputs, &flags, request);
@@ -181,6 +179,32 @@ impl ScannedInputs {
         }
         self.scanned.fetch_add(1, Ordering::Relaxed);
         Ok(inputs)
+    }
+
+    /// Scans until no question to the compiler is open.
+    fn rounds<'r>(
+        &'r self,
+        unit: &Unit,
+        contents: &'r Contents,
+        probe: &'r Probe,
+        request: &'r FindRequest<'r>,
+        scratch: &mut Scratch,
+    ) -> Result<Disk<'r>, NotSure> {
+        for _ in 0..ROUNDS {
+            let mut disk =
+                Disk::new(request, &self.traced.files, &self.directories, contents, probe, unit.mode.clang);
+            let scanned = scan(unit, &contents.names, &mut disk, scratch);
+            if disk.open.is_empty() {
+                let at = scratch.unsure_at().map(|(file, text)| disk.told(file, text));
+                return scanned.map(|()| disk).map_err(|reason| NotSure { reason, at });
+            }
+            probe.learn(request, &self.traced, &disk.open, &disk.likely);
+            let mut asked = lock(&self.asked);
+            if asked.len() < ASKED {
+                asked.append(&mut disk.open);
+            }
+        }
+        Err(Unsure::Question.into())
     }
 
     /// What was counted since it was made.

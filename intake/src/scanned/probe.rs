@@ -26,7 +26,12 @@ const AT_ONCE: usize = 2000;
 const ANSWERS: usize = 20_000;
 
 /// What was asked, of anybody.
-pub(super) type Asked = BTreeSet<(Question, Vec<u8>)>;
+pub(super) type Asked = BTreeSet<Operator>;
+
+/// A question and its operand.
+pub(super) type Operator = (Question, Vec<u8>);
+
+type Paths = Vec<Vec<u8>>;
 
 pub(super) struct Probe {
     pub mode: Mode,
@@ -44,7 +49,7 @@ pub(super) struct Probe {
     pub programs: Vec<PathBuf>,
     /// (device, inode) of `directories`.
     identities: Vec<(u64, u64)>,
-    answers: Mutex<HashMap<(Question, Vec<u8>), Option<i64>>>,
+    answers: Mutex<HashMap<Operator, Option<i64>>>,
     /// The command that asks, up to the source.
     args: Vec<OsString>,
 }
@@ -143,10 +148,7 @@ impl Probe {
             answers: Mutex::default(),
             args,
         };
-        let open: Vec<_> = asked.iter().filter(|(question, _)| probe.has(*question)).cloned().collect();
-        if !open.is_empty() {
-            probe.question(request, traced, &open);
-        }
+        probe.learn(request, traced, &Asked::new(), asked);
         Ok(probe)
     }
 
@@ -171,44 +173,31 @@ impl Probe {
         self.specials.iter().any(|(_, special)| *special == Special::Asks(question))
     }
 
-    /// The answer to one question; `others` are asked along with it if it was never asked before.
-    pub fn answer(
-        &self,
-        request: &FindRequest,
-        traced: &TracedDepends,
-        question: Question,
-        operand: &[u8],
-        others: impl FnOnce() -> Vec<Vec<u8>>,
-    ) -> Result<i64, Unsure> {
-        let key = (question, operand.to_vec());
-        if let Some(known) = lock(&self.answers).get(&key) {
-            return known.ok_or(Unsure::Question);
-        }
-        let mut open = vec![key.clone()];
-        {
-            let answers = lock(&self.answers);
-            if answers.len() >= ANSWERS {
-                return Err(Unsure::Question);
-            }
-            for other in others() {
-                let other = (question, other);
-                if !answers.contains_key(&other) && !open.contains(&other) && open.len() < AT_ONCE {
-                    open.push(other);
-                }
-            }
-        }
-        self.question(request, traced, &open);
-        let mut answers = lock(&self.answers);
-        if !answers.contains_key(&key) {
-            drop(answers);
-            // One of the others was in the way.
-            self.question(request, traced, std::slice::from_ref(&key));
-            answers = lock(&self.answers);
-        }
-        answers.entry(key).or_insert(None).ok_or(Unsure::Question)
+    /// The answer to a question, if it was ever asked. `Some(None)`: the compiler gave none.
+    pub fn answer(&self, question: Question, operand: &[u8]) -> Option<Option<i64>> {
+        lock(&self.answers).get(&(question, operand.to_vec())).copied()
     }
 
-    fn question(&self, request: &FindRequest, traced: &TracedDepends, open: &[(Question, Vec<u8>)]) {
+    /// Asks what is `open`; `likely` comes along, as every run costs a start of the compiler.
+    pub fn learn(&self, request: &FindRequest, traced: &TracedDepends, open: &Asked, likely: &Asked) {
+        let all: Vec<_> = open.union(likely).filter(|(question, _)| self.has(*question)).cloned().collect();
+        let new = |asked: &Operator| !lock(&self.answers).contains_key(asked);
+        let mut batch: Vec<_> = all.into_iter().filter(new).take(AT_ONCE).collect();
+        if lock(&self.answers).len() >= ANSWERS {
+            batch.clear();
+        }
+        self.question(request, traced, &batch);
+        // Nearer words may have got in the way of an answer.
+        for asked in open.iter().filter(|asked| new(asked)) {
+            self.question(request, traced, std::slice::from_ref(asked));
+            lock(&self.answers).entry(asked.clone()).or_insert(None);
+        }
+    }
+
+    fn question(&self, request: &FindRequest, traced: &TracedDepends, open: &[Operator]) {
+        if open.is_empty() {
+            return;
+        }
         let Some(answers) = self.try_question(request, traced, open) else { return };
         lock(&self.answers).extend(answers.into_iter().map(|(key, value)| (key, Some(value))));
     }
@@ -217,8 +206,8 @@ impl Probe {
         &self,
         request: &FindRequest,
         traced: &TracedDepends,
-        open: &[(Question, Vec<u8>)],
-    ) -> Option<Vec<((Question, Vec<u8>), i64)>> {
+        open: &[Operator],
+    ) -> Option<Vec<(Operator, i64)>> {
         let mut text = Vec::new();
         for (index, (question, operand)) in open.iter().enumerate() {
             // An operand is the macro's business only if it is none itself.
@@ -237,7 +226,8 @@ impl Probe {
         let mut args = self.args.clone();
         args.extend(["-P", "-w"].map(OsString::from));
         args.push(file.into_os_string());
-        let ran = traced.run_unobserved(request, &args).ok().filter(|ran| ran.status.success())?;
+        // Whatever the status: what is no question here is an error there, and the others are answered all the same.
+        let ran = traced.run_unobserved(request, &args).ok()?;
         let mut answers = Vec::new();
         for line in ran.stdout.split(|&byte| byte == b'\n') {
             let Some(rest) = line.strip_prefix(b"dbuild_answer ") else { continue };
@@ -310,7 +300,7 @@ impl Said {
 }
 
 /// The lists of search directories that `-v` prints.
-fn directories(stderr: &[u8]) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), Unsure> {
+fn directories(stderr: &[u8]) -> Result<(Paths, Paths), Unsure> {
     let (mut quote, mut angled) = (Vec::new(), Vec::new());
     let mut list: Option<&mut Vec<Vec<u8>>> = None;
     let mut ended = false;

@@ -37,7 +37,7 @@ pub struct Both {
 }
 
 impl Scanned {
-    pub fn new() -> Scanned {
+    pub(crate) fn new() -> Scanned {
         let world = World::new();
         let traced = TracedDepends {
             interceptor: world.finder.interceptor.clone(),
