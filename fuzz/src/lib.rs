@@ -18,6 +18,7 @@ mod names;
 mod outputs;
 mod raw;
 mod requests;
+mod scans;
 mod shapes;
 mod streams;
 mod traces;
@@ -45,7 +46,7 @@ pub struct Target {
     pub cost_us: u32,
 }
 
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "frame_from_shim", run: frames::from_shim, seeds: frames::from_shim_seeds, cost_us: 2 },
     Target { name: "frame_to_shim", run: frames::to_shim, seeds: frames::to_shim_seeds, cost_us: 2 },
     Target { name: "trace", run: traces::trace, seeds: traces::seeds, cost_us: 2 },
@@ -62,6 +63,7 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "outputs", run: outputs::outputs, seeds: outputs::seeds, cost_us: 300 },
     Target { name: "zstd_blob", run: streams::zstd_blob, seeds: streams::seeds, cost_us: 300 },
     Target { name: "request", run: requests::request, seeds: requests::seeds, cost_us: 500 },
+    Target { name: "scan", run: scans::scan_unit, seeds: scans::seeds, cost_us: 200 },
 ];
 
 /// Gives `bytes` to the target of that name.

@@ -42,7 +42,7 @@ macro_rules! damaged {
 
 damaged! {
     frame_from_shim frame_to_shim trace observation response_file call depfile manifest digest resource_name
-    directory input_tree stored_tree outputs zstd_blob request
+    directory input_tree stored_tree outputs zstd_blob request scan
 }
 
 fn damage(name: &str) {

@@ -105,13 +105,27 @@ impl TracedDepends {
     }
 
     fn observe(&self, request: &FindRequest, args: &[OsString]) -> Result<Observed, FindError> {
+        self.watch(request, args, false).map(|(observed, _)| observed)
+    }
+
+    /// Runs the compiler with `args` under observation. `plain`: its words are to be read by a program.
+    pub(crate) fn watch(
+        &self,
+        request: &FindRequest,
+        args: &[OsString],
+        plain: bool,
+    ) -> Result<(Observed, Ran), FindError> {
         if !request.toolchain.traceable {
             return Err(FindError::NotTraceable);
         }
         let place = tempfile::Builder::new().prefix("depends-").tempdir_in(&self.scratch)?;
         let file = place.path().join("trace");
         trace::create(&file, trace::DEFAULT_CAPACITY)?;
-        let ran = self.run(request, args, &file)?;
+        let mut env = clean(request.env);
+        if plain {
+            speak_plainly(&mut env);
+        }
+        let ran = self.run(request, args, &file, env)?;
         if !ran.status.success() {
             return Err(FindError::Compiler { status: ran.status, stderr: ran.stderr });
         }
@@ -125,12 +139,24 @@ impl TracedDepends {
         match observed.written.first() {
             // It was to read only; what it wrote may be an input of its own.
             Some(path) => Err(Doubt::Trace(format!("listing inputs wrote {}", path.display())).into()),
-            None => Ok(observed),
+            None => Ok((observed, ran)),
         }
     }
 
-    fn run(&self, request: &FindRequest, args: &[OsString], trace: &Path) -> std::io::Result<Ran> {
+    /// Runs the compiler with `args`, its words to be read by a program.
+    pub(crate) fn run_unobserved(&self, request: &FindRequest, args: &[OsString]) -> std::io::Result<Ran> {
         let mut env = clean(request.env);
+        speak_plainly(&mut env);
+        self.start(request, args, &env)
+    }
+
+    fn run(
+        &self,
+        request: &FindRequest,
+        args: &[OsString],
+        trace: &Path,
+        mut env: Vec<(OsString, OsString)>,
+    ) -> std::io::Result<Ran> {
         let preload = env.iter().position(|(name, _)| name == vars::LD_PRELOAD);
         let mut value = self.interceptor.clone().into_os_string();
         if let Some(at) = preload {
@@ -140,16 +166,31 @@ impl TracedDepends {
         }
         env.push((vars::LD_PRELOAD.into(), value));
         env.push((vars::TRACE.into(), trace.as_os_str().to_os_string()));
+        self.start(request, args, &env)
+    }
+
+    fn start(
+        &self,
+        request: &FindRequest,
+        args: &[OsString],
+        env: &[(OsString, OsString)],
+    ) -> std::io::Result<Ran> {
         let run = Run {
             program: &request.toolchain.compiler,
             argv0: request.argv0,
             args,
             cwd: request.cwd,
-            env: &env,
+            env,
             limit: self.limit,
         };
         run.go()
     }
+}
+
+/// English, whatever the build's language is.
+fn speak_plainly(env: &mut Vec<(OsString, OsString)>) {
+    env.retain(|(name, _)| name != "LC_ALL" && name != "LANGUAGE");
+    env.push(("LC_ALL".into(), "C".into()));
 }
 
 /// The environment as the build made it: without what dbuild put there.

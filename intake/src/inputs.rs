@@ -1,13 +1,14 @@
 //! The inputs of one compile with their content: what was observed, hashed, and guarded against files that change
 //! under the compiler's hands.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use dbuild_compilers::Mentions;
 use dbuild_proto::Digest;
 
 use crate::error::Doubt;
-use crate::files::FileTable;
+use crate::files::{FileFacts, FileTable};
 use crate::listings::gone;
 use crate::observe::{Absent, Observed};
 use crate::start::Start;
@@ -80,5 +81,35 @@ impl Inputs {
             executable: facts.executable,
         });
         Ok(())
+    }
+
+    /// Adds a file that was hashed already. Twice the same is once.
+    pub(crate) fn put(&mut self, path: &Path, facts: FileFacts) {
+        self.mentions = self.mentions.union(facts.mentions);
+        if !self.files.iter().any(|input| input.path == path) {
+            self.files.push(Input {
+                path: path.to_path_buf(),
+                digest: facts.digest,
+                executable: facts.executable,
+            });
+        }
+    }
+
+    /// Adds a name that was looked for in vain.
+    pub(crate) fn missed(&mut self, directory: &Path, name: &OsStr) {
+        let place =
+            self.absent.binary_search_by(|absent| absent.directory.as_os_str().cmp(directory.as_os_str()));
+        match place {
+            Ok(at) => {
+                let names = &mut self.absent[at].names;
+                if let Err(before) = names.binary_search_by(|known| known.as_os_str().cmp(name)) {
+                    names.insert(before, name.to_os_string());
+                }
+            }
+            Err(at) => {
+                let absent = Absent { directory: directory.to_path_buf(), names: vec![name.to_os_string()] };
+                self.absent.insert(at, absent);
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@
 //! 1. [`toolchain`] says what the compiler *is* (identity, files, the tree that every action starts from);
 //! 2. [`recall`] looks whether the same command has run over the same files before (near manifests);
 //! 3. [`observe`] reads what a traced compile looked at, after a local run or inside [`finder`];
-//! 4. [`finder`] finds the inputs of a compile that has not run yet;
+//! 4. [`finder`] finds the inputs of a compile that has not run yet; [`ScannedInputs`] does so from directives alone;
 //! 5. [`layout`] builds the Merkle tree of the file system as the compiler sees it;
 //! 6. [`action`] puts Command and Action together with the list of blobs to upload.
 //!
@@ -29,6 +29,7 @@ pub mod observe;
 pub mod recall;
 mod resolve;
 mod run;
+mod scanned;
 pub mod start;
 pub mod toolchain;
 pub mod watch;
@@ -42,6 +43,7 @@ pub use layout::{Blob, BlobSource, InputRoot, LayoutError};
 pub use listings::{DirTable, Presence};
 pub use observe::{Absent, Observed, Scope};
 pub use recall::{Change, KeyParts, RecallKey, Recalled};
+pub use scanned::{NotSure, ScanCounts, ScanLimits, ScannedInputs};
 pub use start::Start;
 pub use toolchain::{Toolchain, ToolchainRequest, Toolchains};
 pub use watch::{Watch, WatchCounts};

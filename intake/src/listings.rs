@@ -95,6 +95,11 @@ impl DirTable {
         Ok(self.first_present(directory, [name])?.map_or(Presence::Absent, |(_, presence)| presence))
     }
 
+    /// The names in `directory`; `None` for directories that are too large to keep.
+    pub(crate) fn names(&self, directory: &Path) -> io::Result<Option<Arc<HashSet<OsString>>>> {
+        self.listing(directory)
+    }
+
     /// `None` for directories that are too large to keep.
     fn listing(&self, directory: &Path) -> io::Result<Option<Arc<HashSet<OsString>>>> {
         self.stats.fetch_add(1, Ordering::Relaxed);

@@ -240,7 +240,7 @@ impl Looks {
 }
 
 /// Without `.` and doubled slashes, as which the kernel reads it, too. `..` stays: it may leave a link's target.
-fn tidy(path: &Path) -> Cow<'_, OsStr> {
+pub(crate) fn tidy(path: &Path) -> Cow<'_, OsStr> {
     let bytes = path.as_os_str().as_encoded_bytes();
     let untidy = |pair: &[u8]| pair == b"//" || pair == b"/.";
     let odd = bytes
