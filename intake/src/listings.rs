@@ -97,7 +97,10 @@ impl DirTable {
 
     /// The names in `directory`; `None` for directories that are too large to keep.
     pub(crate) fn names(&self, directory: &Path) -> io::Result<Option<Arc<HashSet<OsString>>>> {
-        self.listing(directory)
+        match self.watch.names(directory, NAMES_LIMIT) {
+            Some(names) => Ok(names),
+            None => self.listing(directory),
+        }
     }
 
     /// `None` for directories that are too large to keep.

@@ -73,6 +73,10 @@ fn describe(counters: &Counters, warmth: Option<&Warmth>) -> String {
             row("  watched", format!("{} facts by {} watches", warmth.watched_facts, warmth.watches));
             row("  forgotten", warmth.forgotten.to_string());
             row("  looks at files", warmth.stats.to_string());
+            row("  units scanned", format!("{}, {} KiB kept", warmth.scanned, warmth.scanner_bytes >> 10));
+            for (reason, count) in &warmth.unsure {
+                row("  left to the compiler", format!("{count}: {reason}"));
+            }
         }
     }
     if !counters.reasons.is_empty() {

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{Store, StoreConfig};
-use dbuild_intake::{DirTable, FileTable, Known, Toolchains, Watch};
+use dbuild_intake::{DirTable, FileTable, Known, ScanLimits, ScannedInputs, Toolchains, TracedDepends, Watch};
 use dbuild_shims::view::View;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -40,7 +40,7 @@ pub use warmth::Warmth;
 use crate::config::Config;
 use crate::error::{CliError, Context, Result};
 use crate::limits::raise_files;
-use crate::paths::short_socket_path;
+use crate::paths::{DataDir, short_socket_path};
 use crate::record;
 use remote::Remote;
 use slots::Slots;
@@ -49,6 +49,9 @@ use slots::Slots;
 const WARM_FILES: usize = 400_000;
 /// Directories whose listings are kept warm.
 const WARM_DIRECTORIES: usize = 20_000;
+
+/// The longest that the compiler's own preprocessor may take to list inputs.
+const FIND_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long file events gather before they are read, if no compile asks sooner.
 const EVENTS_GATHER: Duration = Duration::from_millis(20);
@@ -66,6 +69,8 @@ pub struct Initiator {
     /// Keeps both true without looking.
     watch: Arc<Watch<Known>>,
     toolchains: Toolchains,
+    /// Finds the inputs of what is sent away.
+    finder: ScannedInputs,
     /// Path of the interceptor, for traced runs.
     interceptor: PathBuf,
     /// How this process sees the file system; who sees another one is not served.
@@ -223,7 +228,15 @@ impl Initiator {
         let watch = Arc::new(Watch::start(WARM_FILES));
         let files = Arc::new(FileTable::new(WARM_FILES, SystemTime::now).watched(watch.clone()));
         let directories = Arc::new(DirTable::new(WARM_DIRECTORIES, SystemTime::now).watched(watch.clone()));
+        let traced = TracedDepends {
+            interceptor: interceptor.clone(),
+            scratch: config.data_dir.scratch(),
+            own: own_directories(&config.data_dir, &interceptor),
+            files: files.clone(),
+            limit: FIND_LIMIT,
+        };
         Initiator {
+            finder: ScannedInputs::new(traced, directories.clone(), ScanLimits::default()),
             store,
             watch,
             toolchains: Toolchains::new(files.clone(), directories.clone(), SystemTime::now),
@@ -268,12 +281,8 @@ impl Initiator {
         Ok(remote)
     }
 
-    /// Directories of dbuild's own: what lies in them is no input of any compile.
     fn own_directories(&self) -> Vec<PathBuf> {
-        let data = &self.config.data_dir;
-        let mut own = vec![data.run(), data.shims(), data.scratch()];
-        own.extend(self.interceptor.parent().map(std::path::Path::to_path_buf));
-        own
+        own_directories(&self.config.data_dir, &self.interceptor)
     }
 
     /// A name in the scratch directory that no other trace has.
@@ -322,6 +331,13 @@ impl Initiator {
             }
         }
     }
+}
+
+/// Directories of dbuild's own: what lies in them is no input of any compile.
+fn own_directories(data: &DataDir, interceptor: &std::path::Path) -> Vec<PathBuf> {
+    let mut own = vec![data.run(), data.shims(), data.scratch()];
+    own.extend(interceptor.parent().map(std::path::Path::to_path_buf));
+    own
 }
 
 /// Device and number of a file.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dbuild_intake::action::{ActionRequest, BuiltAction, build, logical_directory};
 use dbuild_intake::recall::remember;
-use dbuild_intake::{FindError, FindRequest, InputFinder, Inputs, IntakeError, TracedDepends};
+use dbuild_intake::{FindError, FindRequest, InputFinder, Inputs, IntakeError};
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 
 use super::invocation::{Context, blocking};
@@ -20,9 +20,6 @@ use crate::record::{Event, Placement};
 
 /// The longest that an action may run on a helper.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
-
-/// The longest that the search for inputs may take.
-const FIND_LIMIT: Duration = Duration::from_secs(300);
 
 /// Asks the pool, if there is one for this task.
 pub async fn answer(context: Arc<Context>, missed: Missed) -> Verdict {
@@ -128,13 +125,6 @@ fn describe(context: &Context, prepared: &Prepared) -> Result<(Inputs, BuiltActi
 
 fn find(context: &Context, prepared: &Prepared, argv0: &std::ffi::OsStr) -> Result<Inputs, Refusal> {
     let initiator = &context.initiator;
-    let finder = TracedDepends {
-        interceptor: initiator.interceptor.clone(),
-        scratch: initiator.config.data_dir.scratch(),
-        own: initiator.own_directories(),
-        files: initiator.files.clone(),
-        limit: FIND_LIMIT,
-    };
     let request = FindRequest {
         toolchain: &prepared.toolchain,
         argv0,
@@ -142,7 +132,7 @@ fn find(context: &Context, prepared: &Prepared, argv0: &std::ffi::OsStr) -> Resu
         cwd: &context.invoke.cwd,
         env: &context.invoke.env,
     };
-    finder.find(&request).map_err(|error| match error {
+    initiator.finder.find(&request).map_err(|error| match error {
         FindError::Compiler { .. } => Refusal::because("preprocessing failed"),
         FindError::Doubt(doubt) => {
             tracing::info!(%doubt, "inputs are not certain");

@@ -1,5 +1,7 @@
 //! What an initiator keeps warm, and what that costs: for `dbuild stats`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Initiator;
@@ -20,12 +22,19 @@ pub struct Warmth {
     pub forgotten: u64,
     /// How often a file, and a directory, was looked at.
     pub stats: u64,
+    /// Units whose inputs were found by scanning directives.
+    pub scanned: u64,
+    /// Units whose inputs the compiler's own preprocessor had to find, by reason.
+    pub unsure: BTreeMap<String, u64>,
+    /// What the scanner keeps of parsed files.
+    pub scanner_bytes: u64,
 }
 
 impl Warmth {
     pub fn of(initiator: &Initiator) -> Warmth {
         let (files, directories) = (initiator.files.counts(), initiator.directories.counts());
         let watch = initiator.watch.counts();
+        let scans = initiator.finder.counts();
         Warmth {
             pid: std::process::id(),
             memory_bytes: resident().unwrap_or(0),
@@ -34,6 +43,9 @@ impl Warmth {
             watches: watch.watches,
             forgotten: watch.cleared,
             stats: files.stats + directories.stats,
+            scanned: scans.scanned,
+            unsure: scans.unsure.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
+            scanner_bytes: scans.bytes,
         }
     }
 }

@@ -136,6 +136,7 @@ impl ScannedInputs {
     /// Why it is not. Nothing is counted then.
     pub fn scan(&self, request: &FindRequest) -> Result<Inputs, NotSure> {
         let args = request.task.depend_args.as_ref().ok_or(Unsure::Language)?;
+        self.traced.files.settle();
         let info = &request.toolchain.info;
         let flags = Flags::of(request.task, args, info.family)?;
         let name = language(request.task.language)?;

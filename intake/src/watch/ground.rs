@@ -54,7 +54,7 @@ pub(super) enum Names {
     Unread,
     /// More than anybody wants to keep.
     TooMany,
-    These(HashSet<OsString>),
+    These(Arc<HashSet<OsString>>),
 }
 
 impl Names {
@@ -132,8 +132,9 @@ impl Ground {
         let Some(directory) = self.directories.get_mut(&id) else { return };
         if let Names::These(names) = &mut directory.names {
             match what {
-                Happened::Came => drop(names.insert(name.to_os_string())),
-                Happened::Went => drop(names.remove(name)),
+                // Copied only if somebody still looks at what was there before.
+                Happened::Came => drop(Arc::make_mut(names).insert(name.to_os_string())),
+                Happened::Went => drop(Arc::make_mut(names).remove(name)),
                 Happened::Changed => {}
             }
         }
@@ -209,7 +210,7 @@ mod tests {
         let mut ground = ground();
         assert!(matches!(ground.names(2), Some(Names::Unread)));
         assert!(ground.names(9).is_none());
-        ground.set_names(2, Names::These(["old".into(), "both".into()].into()));
+        ground.set_names(2, Names::These(Arc::new(["old".into(), "both".into()].into())));
         ground.happened(2, OsStr::new("new"), Happened::Came);
         ground.happened(2, OsStr::new("old"), Happened::Went);
         ground.happened(2, OsStr::new("both"), Happened::Changed);

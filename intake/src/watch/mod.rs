@@ -211,16 +211,17 @@ impl<F: Clone> Watch<F> {
     /// watched. The first question reads it, up to `limit` entries.
     pub fn may_list(&self, directory: &Path, name: &OsStr, limit: usize) -> Option<bool> {
         let mut inner = lock(self.inner.as_ref()?);
-        let place = inner.place(directory)?;
-        if let Names::Unread = inner.ground.names(place.id)? {
-            let names = read_names(&place.real, limit).ok()?;
-            inner.ground.set_names(place.id, names);
-            // What happened during the reading is repeated on it.
-            inner.settle();
+        inner.names(directory, limit).map(|names| names.may_have(name))
+    }
+
+    /// All names in the directory as they are now; `Some(None)` if there are more than `limit`. `None` if it cannot be
+    /// watched.
+    pub fn names(&self, directory: &Path, limit: usize) -> Option<Option<Arc<HashSet<OsString>>>> {
+        let mut inner = lock(self.inner.as_ref()?);
+        match inner.names(directory, limit)? {
+            Names::These(names) => Some(Some(names.clone())),
+            Names::TooMany | Names::Unread => Some(None),
         }
-        // Should the path have come to mean another directory meanwhile, nothing is known.
-        let names = inner.ground.names(place.id).filter(|_| place.fresh.holds())?;
-        Some(names.may_have(name))
     }
 
     pub fn counts(&self) -> WatchCounts {
@@ -334,6 +335,18 @@ impl<F> Inner<F> {
         Some(Ticket { path: path.into(), spelled, fresh })
     }
 
+    fn names(&mut self, directory: &Path, limit: usize) -> Option<&Names> {
+        let place = self.place(directory)?;
+        if let Names::Unread = self.ground.names(place.id)? {
+            let names = read_names(&place.real, limit).ok()?;
+            self.ground.set_names(place.id, names);
+            // What happened during the reading is repeated on it.
+            self.settle();
+        }
+        // Should the path have come to mean another directory meanwhile, nothing is known.
+        self.ground.names(place.id).filter(|_| place.fresh.holds())
+    }
+
     fn rely(&mut self, steps: &[(PathBuf, OsString)], fresh: &Arc<Fresh>) -> Option<()> {
         for (directory, name) in steps {
             self.ground.rely(self.ground.id(directory)?, name, fresh);
@@ -430,5 +443,5 @@ fn read_names(directory: &Path, limit: usize) -> std::io::Result<Names> {
             return Ok(Names::TooMany);
         }
     }
-    Ok(Names::These(names))
+    Ok(Names::These(Arc::new(names)))
 }
