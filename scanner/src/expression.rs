@@ -61,8 +61,8 @@ impl Machine<'_> {
             return Ok((condition, next));
         }
         let taken = condition.bits != 0;
-        let first = self.operator()?;
         self.idle += u32::from(!taken);
+        let first = self.operator()?;
         let (yes, next) = self.ternary(first, depth + 1)?;
         self.idle -= u32::from(!taken);
         if !next.is_some_and(|token| token.is(Op::Colon)) {

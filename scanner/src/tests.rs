@@ -213,6 +213,16 @@ fn search_goes_as_the_compiler_does() {
 }
 
 #[test]
+fn gcc_does_not_look_where_the_answer_does_not_matter() {
+    let text = "#if 0 ? __has_include(<a>) : 1\n#endif\n#if 1 ? 1 : __has_include(<b>)\n#endif\n\
+                #if 0 && __has_include(<c>)\n#endif\n#if 1 || __has_include(<d>)\n#endif\n";
+    let names = |mode| scan_with(&[("src/main.c", text)], &[], mode).unwrap().absent;
+    let looked = |absent: BTreeSet<String>| absent.iter().any(|path| path.starts_with("one/"));
+    assert!(!looked(names(mode())));
+    assert!(looked(names(Mode { clang: true, ..mode() })));
+}
+
+#[test]
 fn includes_may_be_computed() {
     let text = "#define STR(x) #x\n#define XSTR(x) STR(x)\n#define DIR sub\n#define ANGLED <b.h>\n\
                 #include XSTR(DIR/a.h)\n#include ANGLED\n";

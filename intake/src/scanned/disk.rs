@@ -168,6 +168,7 @@ impl<'a> Disk<'a> {
 
         inputs.directories.extend(self.probe.directories.iter().cloned());
         inputs.directories.extend(self.odd_directories);
+        inputs.directories.push(self.request.cwd.to_path_buf());
         if self.clang {
             // It looks at the directory of every candidate first.
             let there = self.places.iter().filter(|place| matches!(place.is, Is::There(_)));

@@ -80,7 +80,9 @@ impl Probe {
         let mut run = args.clone();
         run.extend(["-v", "-dD"].map(OsString::from));
         run.push(file.into_os_string());
-        let (observed, ran) = traced.watch(request, &run, true).map_err(|_| Unsure::Probe)?;
+        let (mut observed, ran) = traced.watch(request, &run, true).map_err(|_| Unsure::Probe)?;
+        // Where it happened to be asked is nothing to the units of other directories.
+        observed.directories.retain(|directory| directory != request.cwd);
 
         let said = Said::read(&ran.stdout);
         let find = |name: &str| said.number(name);

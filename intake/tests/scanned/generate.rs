@@ -73,7 +73,10 @@ impl Tree {
                     "&&", "||", "==", "!=", "<", ">", "<=", ">=", "+", "-", "*", "&", "|", "^", "%", "/",
                     "<<", ">>",
                 ];
-                format!("({a}){space}{}{space}({b})", operators[n % operators.len()])
+                let operator = operators[n % operators.len()];
+                // Anything else would mostly be refused.
+                let b = if matches!(operator, "%" | "/" | "<<" | ">>") { "3".into() } else { b };
+                format!("({a}){space}{operator}{space}({b})")
             }
         }
     }
@@ -181,10 +184,7 @@ impl Tree {
     }
 
     fn main(&mut self) -> String {
-        let mut text = String::from(
-            "#define F0(x) (x + 1)\n#define F1(a, b) (a + b)\n#define F2(a, b) b##a\n#define F3(...) F1(__VA_ARGS__ - 0)\n\
-             #define STR_(x) #x\n#define STR(x) STR_(x)\n#define ANGLED(x) <x>\n#undef F3\n#define F3(a, ...) F1(a, 1)\n",
-        );
+        let mut text = String::new();
         for _ in 0..3 {
             self.block(0, 3, &mut text);
             let include = self.include(0);
@@ -219,6 +219,16 @@ fn make(scanned: &Scanned, seed: u64, clang: bool) -> Vec<String> {
     let text = tree.main();
     scanned.world.write(main, &text);
     let mut flags: Vec<String> = vec!["-c".into(), (*standard).into(), "-w".into()];
+    let functions = [
+        "F0(x)=(x + 1)",
+        "F1(a, b)=(a + b)",
+        "F2(a, b)=b##a",
+        "F3(a, ...)=F1(a, 1)",
+        "STR_(x)=#x",
+        "STR(x)=STR_(x)",
+        "ANGLED(x)=<x>",
+    ];
+    flags.extend(functions.map(|function| format!("-D{function}")));
     let kinds = ["-I", "-isystem", "-iquote", "-idirafter", "-I"];
     for directory in ["d0", "d1", "d2", "d3", "none"] {
         if !tree.random.once_in(6) {
@@ -249,6 +259,14 @@ fn make(scanned: &Scanned, seed: u64, clang: bool) -> Vec<String> {
     flags
 }
 
+/// Copies the tree to where a developer finds it.
+fn keep(scanned: &Scanned) -> std::path::PathBuf {
+    let kept = std::env::temp_dir().join("dbuild-scan-failure");
+    let _ = fs_err::remove_dir_all(&kept);
+    let _ = std::process::Command::new("cp").arg("-r").arg(scanned.world.cwd()).arg(&kept).status();
+    kept
+}
+
 fn compare(compiler: &Path, clang: bool, budget: Duration) {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let rounds = number("DBUILD_SCAN_ROUNDS");
@@ -265,13 +283,7 @@ fn compare(compiler: &Path, clang: bool, budget: Duration) {
             (Ok(ours), Ok(theirs)) => {
                 let differences = differences(ours, theirs, true);
                 if !differences.is_empty() {
-                    let kept = std::env::temp_dir().join("dbuild-scan-failure");
-                    let _ = fs_err::remove_dir_all(&kept);
-                    let _ = std::process::Command::new("cp")
-                        .arg("-r")
-                        .arg(scanned.world.cwd())
-                        .arg(&kept)
-                        .status();
+                    let kept = keep(&scanned);
                     panic!(
                         "{} {flags:?} (seed {seed}, kept in {}): {differences:#?}",
                         compiler.display(),
@@ -279,6 +291,11 @@ fn compare(compiler: &Path, clang: bool, budget: Duration) {
                     );
                 }
                 sure += 1;
+            }
+            (Err(doubt), Ok(_)) if std::env::var_os("DBUILD_SCAN_TELL").is_some() => {
+                eprintln!("seed {seed} {flags:?}: {doubt:?}");
+                keep(&scanned);
+                *unsure.entry(doubt.reason).or_insert(0) += 1;
             }
             (Err(doubt), Ok(_)) => *unsure.entry(doubt.reason).or_insert(0) += 1,
             (_, Err(error)) => {
