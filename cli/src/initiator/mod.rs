@@ -27,7 +27,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{Store, StoreConfig};
-use dbuild_intake::{DirTable, FileTable, Known, ScanLimits, ScannedInputs, Toolchains, TracedDepends, Watch};
+use dbuild_intake::{
+    DirTable, FileTable, Known, ScanLimits, ScannedInputs, Toolchains, TracedDepends, Watch,
+};
 use dbuild_shims::view::View;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
