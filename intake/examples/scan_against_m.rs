@@ -179,7 +179,8 @@ fn main() {
             name == "PATH" || name.to_string_lossy().ends_with("PATH") && name != "LD_LIBRARY_PATH"
         })
         .collect();
-    let toolchains = Toolchains::new(files.clone(), SystemTime::now);
+    let listings = Arc::new(DirTable::new(100_000, SystemTime::now));
+    let toolchains = Toolchains::new(files.clone(), listings, SystemTime::now);
 
     let mut units = Vec::new();
     let mut left_out = 0;

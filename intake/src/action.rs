@@ -53,9 +53,9 @@ pub struct BuiltAction {
     /// Digest of `action`: what Execute and GetActionResult take.
     pub digest: Digest,
     pub root: InputRoot,
-    /// Action, command, directories and files, but for what the toolchain's own tree has: a server needs those of
-    /// `toolchain.root.blobs()` as well.
-    pub blobs: Vec<Blob>,
+    /// `command` as it travels; `action` has its digest.
+    command_blob: Blob,
+    action_blob: Blob,
     /// The outputs as the action names them (the paths in an ActionResult), and which of the request's they are.
     pub outputs: BTreeMap<String, PathBuf>,
 }
@@ -96,10 +96,19 @@ pub fn build(request: &ActionRequest) -> Result<BuiltAction, IntakeError> {
     };
     let action_bytes: Arc<[u8]> = action.encode_to_vec().into();
     let digest = function.digest(&action_bytes);
-    let mut blobs = root.blobs_beyond(&request.toolchain.root);
-    blobs.push(Blob { digest: command_digest, source: BlobSource::Bytes(command_bytes) });
-    blobs.push(Blob { digest, source: BlobSource::Bytes(action_bytes) });
-    Ok(BuiltAction { action, command, digest, root, blobs, outputs })
+    let command_blob = Blob { digest: command_digest, source: BlobSource::Bytes(command_bytes) };
+    let action_blob = Blob { digest, source: BlobSource::Bytes(action_bytes) };
+    Ok(BuiltAction { action, command, digest, root, command_blob, action_blob, outputs })
+}
+
+impl BuiltAction {
+    /// Action, command, directories and files, but for what the toolchain's own tree has (a server needs those of
+    /// `toolchain.blobs()` as well) and for what lies under directories that the server is `known` to have.
+    pub fn blobs(&self, toolchain: &InputRoot, known: &dyn Fn(&Digest) -> bool) -> Vec<Blob> {
+        let mut blobs = self.root.blobs_beyond(toolchain, known);
+        blobs.extend([self.command_blob.clone(), self.action_blob.clone()]);
+        blobs
+    }
 }
 
 /// Places the inputs, directory by directory: they are sorted by path.

@@ -104,12 +104,13 @@ impl InputRoot {
     /// Every blob of the tree, once each: directory messages and files. The empty blob is left out: it exists
     /// everywhere.
     pub fn blobs(&self) -> Vec<Blob> {
-        self.blobs_beyond(&InputRoot { function: self.function, root: Arc::default() })
+        self.blobs_beyond(&InputRoot { function: self.function, root: Arc::default() }, &|_| false)
     }
 
-    /// The blobs of this tree that `base` has not at the same place: what an action adds to its toolchain.
-    pub fn blobs_beyond(&self, base: &InputRoot) -> Vec<Blob> {
-        let mut found = Found { function: self.function, seen: HashSet::new(), blobs: Vec::new() };
+    /// The blobs of this tree that `base` has not at the same place (what an action adds to its toolchain) and that are
+    /// not `known`. Below a known directory everything is.
+    pub fn blobs_beyond(&self, base: &InputRoot, known: &dyn Fn(&Digest) -> bool) -> Vec<Blob> {
+        let mut found = Found { function: self.function, known, seen: HashSet::new(), blobs: Vec::new() };
         found.directory(&self.root, Some(&base.root), &mut PathBuf::from("/"));
         found.blobs
     }
@@ -152,16 +153,20 @@ fn list(dir: &Dir, path: &mut PathBuf, all: &mut Vec<(PathBuf, Entry)>) {
     }
 }
 
-struct Found {
+struct Found<'k> {
     function: DigestFunction,
+    known: &'k dyn Fn(&Digest) -> bool,
     seen: HashSet<Digest>,
     blobs: Vec<Blob>,
 }
 
-impl Found {
+impl Found<'_> {
     fn directory(&mut self, dir: &Arc<Dir>, base: Option<&Arc<Dir>>, path: &mut PathBuf) {
         let (digest, bytes) = dir.seal(self.function);
         if base.is_some_and(|base| Arc::ptr_eq(base, dir) || base.seal(self.function).0 == digest) {
+            return;
+        }
+        if (self.known)(&digest) {
             return;
         }
         self.add(digest, || BlobSource::Bytes(bytes));
@@ -182,7 +187,8 @@ impl Found {
     }
 
     fn add(&mut self, digest: Digest, source: impl FnOnce() -> BlobSource) {
-        if !digest.is_empty() && self.seen.insert(digest) {
+        if !digest.is_empty() && !self.seen.contains(&digest) && !(self.known)(&digest) {
+            self.seen.insert(digest);
             self.blobs.push(Blob { digest, source: source() });
         }
     }

@@ -102,6 +102,6 @@ fn damaged(digest: &Digest) -> Fault {
     Fault::new(format!("blob {digest} came damaged from the pool"))
 }
 
-fn keep(error: &dbuild_cache::CacheError) -> Fault {
+pub(super) fn keep(error: &dbuild_cache::CacheError) -> Fault {
     Fault::new(crate::initiator::outputs::cache_fault(error))
 }

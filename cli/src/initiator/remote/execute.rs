@@ -9,6 +9,7 @@ use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::longrunning::operation;
 use prost::Message;
 
+use super::download::keep;
 use super::{FUNCTION, Fault, Remote};
 
 /// A coordinator that is alive says something at least every 10 s; this is the bound on its silence.
@@ -49,7 +50,9 @@ impl Remote {
         let mut sent = 0;
         for attempt in 1.. {
             sent += self.upload_toolchain(toolchain).await?;
-            sent += self.upload(&built.blobs).await?;
+            // Below a directory that the server has, it has everything; should it have lost something, it says so.
+            let blobs = built.blobs(toolchain, &|digest| self.knows(digest));
+            sent += self.upload(&blobs).await?;
             match self.run(built).await? {
                 Ran::Response(response) => {
                     let cached = response.cached_result;
@@ -75,6 +78,7 @@ impl Remote {
             digest_function: FUNCTION.to_wire(),
             inline_stdout: true,
             inline_stderr: true,
+            inline_output_files: built.outputs.keys().cloned().collect(),
             ..Default::default()
         };
         match self.actions().get_action_result(request).await {
@@ -87,6 +91,9 @@ impl Remote {
     async fn run(&self, built: &BuiltAction) -> Result<Ran, Fault> {
         let request = re::ExecuteRequest {
             action_digest: Some(built.digest.to_wire()),
+            inline_stdout: true,
+            inline_stderr: true,
+            inline_output_files: built.outputs.keys().cloned().collect(),
             digest_function: FUNCTION.to_wire(),
             ..Default::default()
         };
@@ -151,12 +158,14 @@ impl Remote {
         let bad =
             |error: dbuild_proto::DigestError| Fault::new(format!("the pool gave a bad digest: {error}"));
         let mut outputs = Vec::new();
-        for file in &result.output_files {
-            outputs.push((
-                file.path.clone(),
-                Digest::from_field(file.digest.as_ref()).map_err(bad)?,
-                file.is_executable,
-            ));
+        let mut inlined = 0;
+        for file in result.output_files {
+            let digest = Digest::from_field(file.digest.as_ref()).map_err(bad)?;
+            if !file.contents.is_empty() {
+                inlined += file.contents.len() as u64;
+                store.put_verified(FUNCTION, &digest, &file.contents).map_err(|error| keep(&error))?;
+            }
+            outputs.push((file.path, digest, file.is_executable));
         }
         let stream = |raw: &[u8], digest: &Option<re::Digest>| match digest {
             Some(digest) if raw.is_empty() => Digest::from_wire(digest).map(Some),
@@ -166,7 +175,7 @@ impl Remote {
         let stderr = stream(&result.stderr_raw, &result.stderr_digest).map_err(bad)?;
         let wanted: Vec<Digest> =
             outputs.iter().map(|(_, digest, _)| *digest).chain(stdout).chain(stderr).collect();
-        let received = self.download(store, &wanted).await?;
+        let received = inlined + self.download(store, &wanted).await?;
         let text = |raw: Vec<u8>, digest: Option<Digest>| match digest {
             Some(digest) => store
                 .read(FUNCTION, &digest)

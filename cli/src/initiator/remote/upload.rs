@@ -39,15 +39,20 @@ impl Remote {
             return Ok(0);
         }
         let missing = self.missing(&unknown).await?;
-        self.learn(unknown.iter().map(|blob| blob.digest).filter(|digest| !missing.contains(digest)));
         let (small, large): (Vec<&Blob>, Vec<&Blob>) = unknown
-            .into_iter()
+            .iter()
             .filter(|blob| missing.contains(&blob.digest))
             .partition(|blob| blob.digest.size <= SMALL);
-        let mut sent = self.send_batches(&small).await?;
+        let mut sent = 0;
         for blob in large {
             sent += self.send_merged(blob).await?;
         }
+        // Directories last: where one is known, all below it is taken to be there.
+        let (directories, mut small): (Vec<&Blob>, Vec<&Blob>) =
+            small.into_iter().partition(|blob| matches!(blob.source, BlobSource::Bytes(_)));
+        small.extend(directories);
+        sent += self.send_batches(&small).await?;
+        self.learn(unknown.iter().map(|blob| blob.digest));
         Ok(sent)
     }
 
@@ -74,7 +79,7 @@ impl Remote {
         let mut batch = Vec::new();
         let mut size = 0;
         for blob in blobs {
-            let bytes = read(blob).await?;
+            let bytes = read(blob)?;
             if size + bytes.len() > MAX_BATCH - 64 * 1024 {
                 sent += self.send_batch(std::mem::take(&mut batch)).await?;
                 size = 0;
@@ -203,12 +208,14 @@ impl std::io::Write for Requests<'_> {
     }
 }
 
-async fn read(blob: &Blob) -> Result<Vec<u8>, Fault> {
+/// A blob of at most [`SMALL`] bytes that was hashed a moment ago: reading it is a copy from the page cache, which takes
+/// less than handing it to another thread.
+fn read(blob: &Blob) -> Result<Vec<u8>, Fault> {
     match &blob.source {
         BlobSource::Bytes(bytes) => Ok(bytes.to_vec()),
-        BlobSource::File(path) => tokio::fs::read(path)
-            .await
-            .map_err(|error| Fault::new(format!("failed to read an input: {error}"))),
+        BlobSource::File(path) => {
+            fs_err::read(path).map_err(|error| Fault::new(format!("failed to read an input: {error}")))
+        }
     }
 }
 
