@@ -402,7 +402,7 @@ impl<F> Inner<F> {
             self.clear();
         }
         let kind = rustix::fs::statfs(real).ok()?;
-        if !OWN_FILE_SYSTEMS.contains(&i64::from(kind.f_type)) {
+        if !OWN_FILE_SYSTEMS.contains(&kind.f_type) {
             return None;
         }
         let id = inotify::add_watch(&self.inotify, real, flags).ok()?;
