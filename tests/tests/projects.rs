@@ -36,7 +36,7 @@ fn lz4_by_its_makefile() {
         name: "lz4",
         parts: &LZ4,
         configure: "true",
-        build: "make -C programs lz4 V=1",
+        build: "make -j1 -C programs lz4 V=1",
         exclude: &[],
         ordered: true,
         // Is there a thread library?
@@ -52,7 +52,7 @@ fn lz4_with_debug_information_coverage_and_warnings() {
         name: "lz4 -g",
         parts: &LZ4,
         configure: "true",
-        build: "make -C programs lz4 V=1 CFLAGS='-O0 -g -gsplit-dwarf --coverage -frandom-seed=7 -MMD -Wconversion'",
+        build: "make -j1 -C programs lz4 V=1 CFLAGS='-O0 -g -gsplit-dwarf --coverage -frandom-seed=7 -MMD -Wconversion'",
         exclude: &[],
         ordered: true,
         // Is there a thread library?

@@ -1,13 +1,17 @@
 //! The pure half of [`super::Watch`]: what depends on which name of which directory (or on a file itself), and what falls
 //! when something happens there. Knows numbers of watches, names and events; touches no file system.
+//!
+//! The kernel watches inodes, everybody else thinks in paths. Which path leads to which watch is true because every
+//! directory on the way is watched, too: when a name in it comes or goes, that path and all below it are forgotten, and
+//! the next look finds out anew. Several paths may lead to one watch (bind mounts, hard links).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-/// The kernel's number of a watched directory.
+/// The kernel's number of a watch.
 pub(super) type WatchId = i32;
 
 /// Something that was looked up: true until an event says otherwise, never again after that.
@@ -35,16 +39,45 @@ pub(super) enum Happened {
     Came,
     /// A name went: deleted, or moved away.
     Went,
-    /// What a name stands for was written, or its attributes changed.
+    /// The attributes of what a name stands for changed.
     Changed,
 }
 
-#[derive(Debug, Default)]
-struct Directory {
-    real: PathBuf,
+/// What happened to something watched itself, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Itself {
+    /// Written, or its attributes changed; its paths lead to it as before.
+    Changed,
+    /// Moved, deleted, unmounted, or not watched any more.
+    Gone,
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    Directory,
+    File,
+}
+
+#[derive(Debug)]
+struct Watched {
+    subject: Subject,
+    /// Every path that leads here; never empty.
+    paths: Vec<PathBuf>,
     /// Those who rely on a name's being, or not being, what it was.
     relying: HashMap<OsString, Vec<Weak<Fresh>>>,
     names: Names,
+}
+
+impl Watched {
+    fn fall(&mut self) {
+        for fresh in self.relying.drain().flat_map(|(_, relying)| relying) {
+            if let Some(fresh) = fresh.upgrade() {
+                fresh.fall();
+            }
+        }
+        self.names = Names::Unread;
+    }
 }
 
 /// All names in a directory, once somebody asked; kept up to date by events.
@@ -67,46 +100,71 @@ impl Names {
     }
 }
 
-impl Directory {
-    fn fall(&self) {
-        self.relying.values().flatten().filter_map(Weak::upgrade).for_each(|fresh| fresh.fall());
-    }
-}
-
-/// All watched directories.
+/// Everything that is watched.
 #[derive(Debug, Default)]
 pub(super) struct Ground {
-    directories: HashMap<WatchId, Directory>,
-    by_path: HashMap<PathBuf, WatchId>,
+    watched: HashMap<WatchId, Watched>,
+    /// Sorted, so that what lies below a directory stands together.
+    by_path: BTreeMap<OsString, WatchId>,
 }
 
 impl Ground {
     /// How much is watched.
     pub(super) fn len(&self) -> usize {
-        self.directories.len()
+        self.watched.len()
     }
 
-    pub(super) fn id(&self, real: &std::path::Path) -> Option<WatchId> {
-        self.by_path.get(real).copied()
+    /// How many paths lead there: grows with each new one.
+    pub(super) fn paths(&self) -> usize {
+        self.by_path.len()
     }
 
-    /// A directory or file is watched from now on. Another path may lead to the same one (a bind mount): the kernel then gives
-    /// the same number, and both names are kept apart by whoever relies on them.
-    pub(super) fn add(&mut self, real: PathBuf, id: WatchId) {
-        self.by_path.insert(real.clone(), id);
-        self.directories.entry(id).or_default().real = real;
+    /// The watch at a path, if there is one of this kind.
+    pub(super) fn id(&self, real: &Path, subject: Subject) -> Option<WatchId> {
+        let id = *self.by_path.get(real.as_os_str())?;
+        (self.watched.get(&id)?.subject == subject).then_some(id)
+    }
+
+    /// A path by which a watch was made.
+    pub(super) fn path(&self, id: WatchId) -> Option<&Path> {
+        self.watched.get(&id)?.paths.first().map(PathBuf::as_path)
+    }
+
+    /// `real` is watched from now on. Gives watches that are of no use any more.
+    pub(super) fn add(&mut self, real: PathBuf, id: WatchId, subject: Subject) -> Vec<WatchId> {
+        // What another event would have told: something else is there now.
+        let mut ended = match self.by_path.get(real.as_os_str()) {
+            Some(known) if *known == id => Vec::new(),
+            Some(_) => self.forget(&real),
+            None => Vec::new(),
+        };
+        // The number is the inode's: what it was taken for before is over.
+        if self.watched.get(&id).is_some_and(|watched| watched.subject != subject) {
+            ended.extend(self.itself(id, Itself::Gone).into_iter().filter(|ended| *ended != id));
+        }
+        self.by_path.insert(real.clone().into_os_string(), id);
+        let watched = self.watched.entry(id).or_insert_with(|| Watched {
+            subject,
+            paths: Vec::new(),
+            relying: HashMap::new(),
+            names: Names::Unread,
+        });
+        if !watched.paths.contains(&real) {
+            watched.paths.push(real);
+        }
+        ended
     }
 
     /// `fresh` falls with the next event on `name` in this directory, and with the directory itself.
     pub(super) fn rely(&mut self, id: WatchId, name: &OsStr, fresh: &Arc<Fresh>) {
-        let Some(directory) = self.directories.get_mut(&id) else {
+        let Some(watched) = self.watched.get_mut(&id) else {
             // The watch ended since it was looked up.
             fresh.fall();
             return;
         };
-        let relying = match directory.relying.get_mut(name) {
+        let relying = match watched.relying.get_mut(name) {
             Some(relying) => relying,
-            None => directory.relying.entry(name.to_os_string()).or_default(),
+            None => watched.relying.entry(name.to_os_string()).or_default(),
         };
         // Those who gave up are swept out before the list grows.
         if relying.len() == relying.capacity() {
@@ -117,20 +175,21 @@ impl Ground {
 
     /// The names in a directory; `None` if it is not watched any more.
     pub(super) fn names(&self, id: WatchId) -> Option<&Names> {
-        Some(&self.directories.get(&id)?.names)
+        Some(&self.watched.get(&id)?.names)
     }
 
     /// The names as they were read *after* the watch began; events that are still to come are repeated on them, which
     /// ends in the truth whether or not the reading saw their effect.
     pub(super) fn set_names(&mut self, id: WatchId, names: Names) {
-        if let Some(directory) = self.directories.get_mut(&id) {
-            directory.names = names;
+        if let Some(watched) = self.watched.get_mut(&id) {
+            watched.names = names;
         }
     }
 
-    pub(super) fn happened(&mut self, id: WatchId, name: &OsStr, what: Happened) {
-        let Some(directory) = self.directories.get_mut(&id) else { return };
-        if let Names::These(names) = &mut directory.names {
+    /// Something happened to a name in a directory. Gives watches that are of no use any more.
+    pub(super) fn happened(&mut self, id: WatchId, name: &OsStr, what: Happened) -> Vec<WatchId> {
+        let Some(watched) = self.watched.get_mut(&id) else { return Vec::new() };
+        if let Names::These(names) = &mut watched.names {
             match what {
                 // Copied only if somebody still looks at what was there before.
                 Happened::Came => drop(Arc::make_mut(names).insert(name.to_os_string())),
@@ -138,25 +197,60 @@ impl Ground {
                 Happened::Changed => {}
             }
         }
-        for fresh in directory.relying.remove(name).into_iter().flatten() {
+        for fresh in watched.relying.remove(name).into_iter().flatten() {
             if let Some(fresh) = fresh.upgrade() {
                 fresh.fall();
             }
         }
+        if what == Happened::Changed {
+            return Vec::new();
+        }
+        // The path leads to something else now, whatever the old thing goes on to do elsewhere.
+        let paths: Vec<PathBuf> = watched.paths.iter().map(|path| path.join(name)).collect();
+        paths.iter().flat_map(|path| self.forget(path)).collect()
     }
 
-    /// The directory itself is not what it was, or its watch ended; nor are those below it what their paths say. Gives
-    /// the watches that so are of no use.
-    pub(super) fn lost(&mut self, id: WatchId) -> Vec<WatchId> {
-        let Some(directory) = self.directories.get(&id) else { return Vec::new() };
-        let real = directory.real.clone();
-        let below: Vec<WatchId> =
-            self.by_path.iter().filter(|(path, _)| path.starts_with(&real)).map(|(_, id)| *id).collect();
-        self.by_path.retain(|path, known| *known != id && !path.starts_with(&real));
+    /// Something happened to what is watched itself. Gives watches that are of no use any more.
+    pub(super) fn itself(&mut self, id: WatchId, what: Itself) -> Vec<WatchId> {
+        let Some(watched) = self.watched.get_mut(&id) else { return Vec::new() };
+        watched.fall();
+        match what {
+            Itself::Changed => Vec::new(),
+            Itself::Gone => {
+                let paths = watched.paths.clone();
+                paths.iter().flat_map(|path| self.forget(path)).collect()
+            }
+        }
+    }
+
+    /// A path, and all below it, leads nowhere that we know. Gives watches that no path leads to any more.
+    fn forget(&mut self, path: &Path) -> Vec<WatchId> {
+        let own = path.as_os_str();
+        if !self.by_path.contains_key(own) {
+            // Nothing below it is watched either: everything on the way is.
+            return Vec::new();
+        }
+        let mut first = own.to_os_string();
+        first.push("/");
+        let below = self
+            .by_path
+            .range::<OsStr, _>((std::ops::Bound::Included(first.as_os_str()), std::ops::Bound::Unbounded));
+        let prefix = first.as_encoded_bytes();
+        let mut paths: Vec<OsString> = below
+            .map(|(path, _)| path)
+            .take_while(|path| path.as_encoded_bytes().starts_with(prefix))
+            .cloned()
+            .collect();
+        paths.push(own.to_os_string());
         let mut ended = Vec::new();
-        for id in below.into_iter().chain([id]) {
-            if let Some(directory) = self.directories.remove(&id) {
-                directory.fall();
+        for path in paths {
+            let Some(id) = self.by_path.remove(&path) else { continue };
+            let Some(watched) = self.watched.get_mut(&id) else { continue };
+            watched.paths.retain(|known| known.as_os_str() != path);
+            // Whoever came by this path may come by none now.
+            watched.fall();
+            if watched.paths.is_empty() {
+                self.watched.remove(&id);
                 ended.push(id);
             }
         }
@@ -166,22 +260,22 @@ impl Ground {
     /// Nothing is known any more (events were lost, or mounts changed). Gives the watches that are to end.
     pub(super) fn clear(&mut self) -> Vec<WatchId> {
         self.by_path.clear();
-        let all = std::mem::take(&mut self.directories);
-        all.values().for_each(Directory::fall);
+        let mut all = std::mem::take(&mut self.watched);
+        all.values_mut().for_each(Watched::fall);
         all.into_keys().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+
+    const DIRECTORY: Subject = Subject::Directory;
 
     fn ground() -> Ground {
         let mut ground = Ground::default();
-        ground.add("/".into(), 1);
-        ground.add("/a".into(), 2);
+        assert!(ground.add("/".into(), 1, DIRECTORY).is_empty());
+        assert!(ground.add("/a".into(), 2, DIRECTORY).is_empty());
         ground
     }
 
@@ -189,6 +283,11 @@ mod tests {
         let fresh = Fresh::new();
         ground.rely(id, OsStr::new(name), &fresh);
         fresh
+    }
+
+    fn sorted(mut ids: Vec<WatchId>) -> Vec<WatchId> {
+        ids.sort_unstable();
+        ids
     }
 
     #[test]
@@ -220,41 +319,76 @@ mod tests {
     }
 
     #[test]
-    fn with_a_directory_falls_all_that_lies_in_it() {
-        let mut ground = ground();
-        let inside = relying(&mut ground, 2, "x.h");
-        let outside = relying(&mut ground, 1, "b");
-        assert_eq!(ground.lost(2), [2]);
-        assert!(ground.lost(2).is_empty());
-        assert!(!inside.holds() && outside.holds());
-        assert_eq!(ground.id(Path::new("/a")), None);
-        // A watch that ended between two steps: nothing relies on it.
-        assert!(!relying(&mut ground, 2, "x.h").holds());
+    fn a_name_that_goes_takes_its_watch_and_those_below_with_it() {
+        for gone in [true, false] {
+            let mut ground = ground();
+            ground.add("/a/b".into(), 3, DIRECTORY);
+            ground.add("/a/b/x.h".into(), 5, Subject::File);
+            ground.add("/ab".into(), 4, DIRECTORY);
+            ground.add("/a.h".into(), 6, Subject::File);
+            let deep = relying(&mut ground, 3, "x.h");
+            let ended = match gone {
+                true => ground.itself(2, Itself::Gone),
+                false => ground.happened(1, OsStr::new("a"), Happened::Went),
+            };
+            assert_eq!(sorted(ended), [2, 3, 5]);
+            assert!(!deep.holds());
+            assert_eq!(ground.id(Path::new("/a/b"), DIRECTORY), None);
+            assert_eq!(ground.id(Path::new("/ab"), DIRECTORY), Some(4));
+            assert_eq!(ground.id(Path::new("/a.h"), Subject::File), Some(6));
+            // A watch that ended between two steps: nothing relies on it.
+            assert!(!relying(&mut ground, 3, "x.h").holds());
+        }
     }
 
     #[test]
-    fn a_directory_takes_those_below_with_it() {
+    fn a_change_of_the_thing_itself_keeps_its_watch() {
         let mut ground = ground();
-        ground.add("/a/b".into(), 3);
-        ground.add("/ab".into(), 4);
-        let deep = relying(&mut ground, 3, "x.h");
-        let mut ended = ground.lost(2);
-        ended.sort_unstable();
-        assert_eq!(ended, [2, 3]);
-        assert!(!deep.holds());
-        assert_eq!(ground.id(Path::new("/a/b")), None);
-        assert_eq!(ground.id(Path::new("/ab")), Some(4));
+        ground.add("/a/x.h".into(), 3, Subject::File);
+        let fresh = relying(&mut ground, 3, "");
+        assert!(ground.itself(3, Itself::Changed).is_empty());
+        assert!(!fresh.holds());
+        assert_eq!(ground.id(Path::new("/a/x.h"), Subject::File), Some(3));
+        assert!(relying(&mut ground, 3, "").holds());
+    }
+
+    #[test]
+    fn a_watch_lives_as_long_as_one_path_leads_to_it() {
+        let mut ground = ground();
+        ground.add("/a/x.h".into(), 3, Subject::File);
+        ground.add("/x-too.h".into(), 3, Subject::File);
+        let fresh = relying(&mut ground, 3, "");
+        assert!(ground.happened(1, OsStr::new("x-too.h"), Happened::Went).is_empty());
+        // Not knowing who came by which path, all have to look again.
+        assert!(!fresh.holds());
+        assert_eq!(ground.id(Path::new("/a/x.h"), Subject::File), Some(3));
+        assert_eq!(ground.happened(2, OsStr::new("x.h"), Happened::Went), [3]);
+    }
+
+    #[test]
+    fn a_path_is_a_file_or_a_directory() {
+        let mut ground = ground();
+        ground.add("/a/x".into(), 3, Subject::File);
+        assert_eq!(ground.id(Path::new("/a/x"), DIRECTORY), None);
+        let fresh = relying(&mut ground, 3, "");
+        assert_eq!(ground.add("/a/x".into(), 4, DIRECTORY), [3]);
+        assert!(!fresh.holds());
+        assert_eq!(ground.id(Path::new("/a/x"), DIRECTORY), Some(4));
+        // The number itself may come back as something else.
+        let fresh = relying(&mut ground, 4, "y.h");
+        ground.add("/a/z".into(), 4, Subject::File);
+        assert!(!fresh.holds());
+        assert_eq!(ground.id(Path::new("/a/x"), DIRECTORY), None);
+        assert_eq!(ground.id(Path::new("/a/z"), Subject::File), Some(4));
     }
 
     #[test]
     fn after_clearing_nothing_is_known() {
         let mut ground = ground();
         let fresh = relying(&mut ground, 1, "a");
-        let mut ended = ground.clear();
-        ended.sort_unstable();
-        assert_eq!(ended, [1, 2]);
+        assert_eq!(sorted(ground.clear()), [1, 2]);
         assert!(!fresh.holds());
-        assert_eq!((ground.len(), ground.id(Path::new("/"))), (0, None));
+        assert_eq!((ground.len(), ground.id(Path::new("/"), DIRECTORY)), (0, None));
     }
 
     #[test]
@@ -263,6 +397,6 @@ mod tests {
         for _ in 0..10_000 {
             relying(&mut ground, 2, "x.h");
         }
-        assert!(ground.directories[&2].relying[OsStr::new("x.h")].len() < 64);
+        assert!(ground.watched[&2].relying[OsStr::new("x.h")].len() < 64);
     }
 }

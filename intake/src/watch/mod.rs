@@ -10,7 +10,7 @@
 //! - file systems on which others write without this kernel's knowledge (NFS, FUSE, …);
 //! - everything, after events were lost (`IN_Q_OVERFLOW`) or mounts changed, until it is looked at again.
 //!
-//! One gap is inotify's own: writes through a shared mapping cause no event until the descriptor is closed.
+//! One gap is inotify's own: writes through a shared mapping are heard of only when the mapping ends.
 //! This module does not know what the facts are used for.
 
 mod ground;
@@ -31,8 +31,8 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
 use crate::files::lock;
-use crate::resolve::{Disk, Visitor, walk};
-use ground::{Fresh, Ground, Happened, Names, WatchId};
+use crate::resolve::{Disk, Kind, Visitor, walk};
+use ground::{Fresh, Ground, Happened, Itself, Names, Subject, WatchId};
 
 /// More files and directories than this are not watched: the kernel's memory is about 1 KiB for each, and its own limit
 /// (`fs.inotify.max_user_watches`) is for all programs of the user.
@@ -62,9 +62,11 @@ const IN_DIRECTORIES: WatchFlags = WatchFlags::ATTRIB
 const ON_FILES: WatchFlags = WatchFlags::MODIFY
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::DONT_FOLLOW);
 
-/// The name under which a watched file itself is relied on.
+/// The name under which what is watched is itself relied on.
 const ITSELF: &str = "";
 
 /// Facts of type `F` about files, and listings of directories, by path. Shared by all threads; bounded.
@@ -279,34 +281,53 @@ impl<F> Inner<F> {
                 Err(_) => return self.clear(),
             };
             let (id, flags) = (event.wd(), event.events());
-            let what = match () {
-                () if flags.contains(ReadFlags::QUEUE_OVERFLOW) => {
-                    tracing::info!("file events were lost; everything is looked at again");
-                    self.clear();
-                    continue;
-                }
-                () if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) => Happened::Came,
-                () if flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) => Happened::Went,
-                () => Happened::Changed,
-            };
-            match event.file_name() {
-                Some(name) => self.ground.happened(id, OsStr::from_bytes(name.to_bytes()), what),
-                // To the directory itself: moved, deleted, unmounted, or of another mode.
-                None => {
-                    for id in self.ground.lost(id) {
-                        // The kernel may have ended it already.
-                        let _ = inotify::remove_watch(&self.inotify, id);
-                    }
-                }
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                tracing::info!("file events were lost; everything is looked at again");
+                self.clear();
+                continue;
             }
+            let ended = match event.file_name() {
+                Some(name) => {
+                    let name = OsStr::from_bytes(name.to_bytes());
+                    let what = self.what_happened(id, name, flags);
+                    self.ground.happened(id, name, what)
+                }
+                None if flags.intersects(ReadFlags::MODIFY | ReadFlags::ATTRIB | ReadFlags::CLOSE_WRITE) => {
+                    self.ground.itself(id, Itself::Changed)
+                }
+                None => self.ground.itself(id, Itself::Gone),
+            };
+            self.end(ended);
+        }
+    }
+
+    fn what_happened(&self, id: WatchId, name: &OsStr, flags: ReadFlags) -> Happened {
+        if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
+            return Happened::Came;
+        }
+        // Of two names that are exchanged, both came first and went then.
+        let is_there = || {
+            let directory = self.ground.path(id);
+            directory.is_some_and(|directory| std::fs::symlink_metadata(directory.join(name)).is_ok())
+        };
+        match () {
+            () if flags.contains(ReadFlags::MOVED_FROM) && is_there() => Happened::Came,
+            () if flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) => Happened::Went,
+            () => Happened::Changed,
+        }
+    }
+
+    fn end(&self, watches: Vec<WatchId>) {
+        for id in watches {
+            // The kernel may have ended it already.
+            let _ = inotify::remove_watch(&self.inotify, id);
         }
     }
 
     fn clear(&mut self) {
         self.cleared += 1;
-        for id in self.ground.clear() {
-            let _ = inotify::remove_watch(&self.inotify, id);
-        }
+        let ended = self.ground.clear();
+        self.end(ended);
         self.places.clear();
         self.facts.clear();
         // Numbers of watches are not used twice; what is still queued for the old ones finds nothing.
@@ -319,7 +340,7 @@ impl<F> Inner<F> {
         let real = place.real.join(name);
         let kind = std::fs::symlink_metadata(&real).ok()?.file_type();
         let (spelled, real) = if kind.is_symlink() {
-            let (steps, real) = self.watched_way(path)?;
+            let (steps, real, _) = self.watched_way(path)?;
             self.rely(&steps, &fresh)?;
             (None, real)
         } else {
@@ -330,7 +351,7 @@ impl<F> Inner<F> {
         if !kind.is_symlink() && !kind.is_file() {
             return None;
         }
-        let id = self.watch(&real, ON_FILES)?;
+        let id = self.watch(&real, Subject::File)?;
         self.ground.rely(id, OsStr::new(ITSELF), &fresh);
         Some(Ticket { path: path.into(), spelled, fresh })
     }
@@ -349,7 +370,7 @@ impl<F> Inner<F> {
 
     fn rely(&mut self, steps: &[(PathBuf, OsString)], fresh: &Arc<Fresh>) -> Option<()> {
         for (directory, name) in steps {
-            self.ground.rely(self.ground.id(directory)?, name, fresh);
+            self.ground.rely(self.ground.id(directory, Subject::Directory)?, name, fresh);
         }
         Some(())
     }
@@ -359,10 +380,11 @@ impl<F> Inner<F> {
         if let Some(place) = self.places.get(spelled.as_os_str()).filter(|place| place.fresh.holds()) {
             return Some(place.clone());
         }
-        let (steps, real) = self.watched_way(spelled)?;
-        let id = self.watch(&real, IN_DIRECTORIES)?;
+        let (steps, real, Kind::Directory) = self.watched_way(spelled)? else { return None };
+        let id = self.watch(&real, Subject::Directory)?;
         let fresh = Fresh::new();
         self.rely(&steps, &fresh)?;
+        self.ground.rely(id, OsStr::new(ITSELF), &fresh);
         let place = Arc::new(Place { fresh, real, id });
         if self.places.len() >= MAX_WATCHES {
             self.places.clear();
@@ -371,31 +393,31 @@ impl<F> Inner<F> {
         place.fresh.holds().then_some(place)
     }
 
-    /// Every (directory, name) that decides where `path` leads, and where that is. All those directories are watched,
-    /// and were so before the way was walked for the last time.
-    fn watched_way(&mut self, path: &Path) -> Option<(Vec<(PathBuf, OsString)>, PathBuf)> {
+    /// Every (directory, name) that decides where `path` leads, where that is, and what. All those directories are
+    /// watched, and were so before the way was walked for the last time.
+    fn watched_way(&mut self, path: &Path) -> Option<(Vec<(PathBuf, OsString)>, PathBuf, Kind)> {
         if !path.is_absolute() {
             return None;
         }
         for _ in 0..4 {
             let mut way = Way::default();
-            let (real, _) = walk::<std::io::Error>(path, &Disk, &mut way).ok()?;
+            let (real, kind) = walk::<std::io::Error>(path, &Disk, &mut way).ok()?;
             if let (Some(directory), Some(name)) = (real.parent(), real.file_name()) {
                 way.0.push((directory.to_path_buf(), name.to_os_string()));
             }
-            let before = self.ground.len();
+            let before = self.ground.paths();
             for (directory, _) in &way.0 {
-                self.watch(directory, IN_DIRECTORIES)?;
+                self.watch(directory, Subject::Directory)?;
             }
-            if self.ground.len() == before {
-                return Some((way.0, real));
+            if self.ground.paths() == before {
+                return Some((way.0, real, kind));
             }
         }
         None
     }
 
-    fn watch(&mut self, real: &Path, flags: WatchFlags) -> Option<WatchId> {
-        if let Some(id) = self.ground.id(real) {
+    fn watch(&mut self, real: &Path, subject: Subject) -> Option<WatchId> {
+        if let Some(id) = self.ground.id(real, subject) {
             return Some(id);
         }
         if self.ground.len() >= MAX_WATCHES {
@@ -405,8 +427,13 @@ impl<F> Inner<F> {
         if !OWN_FILE_SYSTEMS.contains(&kind.f_type) {
             return None;
         }
+        let flags = match subject {
+            Subject::Directory => IN_DIRECTORIES,
+            Subject::File => ON_FILES,
+        };
         let id = inotify::add_watch(&self.inotify, real, flags).ok()?;
-        self.ground.add(real.to_path_buf(), id);
+        let ended = self.ground.add(real.to_path_buf(), id, subject);
+        self.end(ended);
         Some(id)
     }
 }

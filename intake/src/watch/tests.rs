@@ -111,6 +111,91 @@ fn links_are_part_of_the_way() {
     assert_eq!(world.fact("x-link.h"), None);
 }
 
+/// What a backup before saving does: the old file lives on under another name.
+#[test]
+fn a_path_is_not_what_its_old_file_became() {
+    let world = World::new();
+    let at = |name: &str| world.at(name);
+    let acts: [fn(&World); 3] = [
+        |w| {
+            fs::rename(w.at("a/b/x.h"), w.at("a/b/x.h~")).unwrap();
+            fs::write(w.at("a/b/x.h"), "2").unwrap();
+        },
+        |w| {
+            fs::rename(w.at("a/b/y.h"), w.at("a/b/x.h")).unwrap();
+            fs::write(w.at("a/b/y.h"), "2").unwrap();
+        },
+        |w| exchange(&w.at("a/b/x.h"), &w.at("a/b/y.h")),
+    ];
+    for act in acts {
+        world.keep("a/b/x.h", 1);
+        world.keep("a/b/y.h", 1);
+        act(&world);
+        world.watch.settle();
+        assert_eq!(world.fact("a/b/x.h"), None);
+        world.keep("a/b/x.h", 2);
+        world.keep("a/b/y.h", 2);
+        fs::write(at("a/b/x.h"), "3").unwrap();
+        assert_eq!((world.fact("a/b/x.h"), world.fact("a/b/y.h")), (None, Some(2)));
+        world.keep("a/b/x.h", 3);
+        fs::write(at("a/b/y.h"), "3").unwrap();
+        assert_eq!((world.fact("a/b/x.h"), world.fact("a/b/y.h")), (Some(3), None));
+    }
+}
+
+fn exchange(one: &Path, other: &Path) {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+}
+
+#[test]
+fn a_directory_is_not_what_was_deleted_while_somebody_was_in_it() {
+    let world = World::new();
+    fs::create_dir(world.at("first")).unwrap();
+    assert_eq!(world.lists("first", "x.h"), Some(false));
+    let held = std::fs::File::open(world.at("first")).unwrap();
+    fs::remove_dir(world.at("first")).unwrap();
+    fs::create_dir(world.at("first")).unwrap();
+    assert_eq!(world.lists("first", "x.h"), Some(false));
+    fs::write(world.at("first/x.h"), "").unwrap();
+    assert_eq!(world.lists("first", "x.h"), Some(true));
+    world.keep("first/x.h", 1);
+    drop(held);
+    assert_eq!(world.lists("first", "x.h"), Some(true));
+}
+
+#[test]
+fn files_and_directories_are_told_apart() {
+    let world = World::new();
+    world.keep("a/b/x.h", 1);
+    assert!(!world.watch.is_directory(&world.at("a/b/x.h")));
+    fs::remove_file(world.at("a/b/x.h")).unwrap();
+    fs::create_dir(world.at("a/b/x.h")).unwrap();
+    assert_eq!(world.fact("a/b/x.h"), None);
+    assert!(world.watch.is_directory(&world.at("a/b/x.h")));
+    assert_eq!(world.lists("a/b/x.h", "n"), Some(false));
+    fs::write(world.at("a/b/x.h/n"), "").unwrap();
+    assert_eq!(world.lists("a/b/x.h", "n"), Some(true));
+    fs::remove_dir_all(world.at("a/b/x.h")).unwrap();
+    fs::write(world.at("a/b/x.h"), "").unwrap();
+    world.watch.settle();
+    assert!(!world.watch.is_directory(&world.at("a/b/x.h")));
+    world.keep("a/b/x.h", 2);
+    assert_eq!(world.fact("a/b/x.h"), Some(2));
+}
+
+#[test]
+fn names_that_are_exchanged_stay() {
+    let world = World::new();
+    fs::create_dir(world.at("other")).unwrap();
+    fs::write(world.at("other/x.h"), "").unwrap();
+    assert_eq!(world.lists("a/b", "x.h"), Some(true));
+    exchange(&world.at("other/x.h"), &world.at("a/b/x.h"));
+    assert_eq!(world.lists("a/b", "x.h"), Some(true));
+    fs::rename(world.at("a/b/x.h"), world.at("other/x.h")).unwrap();
+    assert_eq!(world.lists("a/b", "x.h"), Some(false));
+}
+
 #[test]
 fn what_happens_between_ticket_and_keep_counts() {
     let world = World::new();
