@@ -2,31 +2,46 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream as Blocking;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dbuild_shims::frame::{self, FromShim, ToShim};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// A shim sends its call at once; one that does not is left to itself.
+/// A shim sends its call at once; one that has not sent it by then is left to itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection on which a thread waits.
-pub struct First(Blocking);
+pub struct First {
+    stream: Blocking,
+    until: Instant,
+}
+
+/// Reading ends with an error when time is up, however little comes at a time.
+impl Read for First {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(bytes)
+    }
+}
 
 impl First {
     pub fn new(stream: Blocking) -> io::Result<Self> {
-        stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(First(stream))
+        Ok(First { stream, until: Instant::now() + PATIENCE })
     }
 
     pub fn receive(&mut self) -> io::Result<FromShim> {
         let mut header = [0; 4];
-        self.0.read_exact(&mut header)?;
+        self.read_exact(&mut header)?;
         let length = frame::body_length(header)?;
-        let mut body = Vec::new();
-        (&mut self.0).take(length as u64).read_to_end(&mut body)?;
+        // Grown by what comes, not by what is announced.
+        let mut body = Vec::with_capacity(length.min(64 << 10));
+        self.take(length as u64).read_to_end(&mut body)?;
         if body.len() < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -34,13 +49,13 @@ impl First {
     }
 
     pub fn send(&mut self, message: &ToShim) -> io::Result<()> {
-        self.0.write_all(&message.encode())
+        self.stream.write_all(&message.encode())
     }
 
     /// Hands the connection to the runtime, in whose context this must be called.
     pub fn go_on(self) -> io::Result<Connection> {
-        self.0.set_nonblocking(true)?;
-        Ok(Connection(UnixStream::from_std(self.0)?))
+        self.stream.set_nonblocking(true)?;
+        Ok(Connection(UnixStream::from_std(self.stream)?))
     }
 }
 

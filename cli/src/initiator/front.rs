@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dbuild_shims::frame::{FromShim, ToShim};
@@ -16,27 +17,57 @@ use super::invocation::{self, Attempt, Context, Rest};
 use super::{Busy, Initiator};
 use crate::config::processors;
 
-/// More threads than processors, because some wait for the disk, or for a compiler that is met for the first time.
-const EXTRA_THREADS: u32 = 2;
+/// There are never more threads than this. One that waits for a disk, or for a compiler that is met for the first time,
+/// must not keep others from being served: when all are busy, one more is started.
+const MAX_THREADS: usize = 64;
 
 /// Serves shims from now on, until the process ends.
 pub fn open(initiator: &Arc<Initiator>, listener: UnixListener) -> io::Result<()> {
-    let listener = Arc::new(listener);
-    let runtime = Handle::current();
-    for _ in 0..processors() + EXTRA_THREADS {
-        let (initiator, listener, runtime) = (initiator.clone(), listener.clone(), runtime.clone());
-        let serve = move || {
-            loop {
-                serve_next(&initiator, &listener, &runtime);
-            }
-        };
-        std::thread::Builder::new().name("front".to_owned()).spawn(serve)?;
-    }
-    Ok(())
+    let front = Arc::new(Front {
+        initiator: initiator.clone(),
+        listener,
+        runtime: Handle::current(),
+        threads: AtomicUsize::new(0),
+        waiting: AtomicUsize::new(0),
+    });
+    (0..processors()).try_for_each(|_| start(&front))
 }
 
-fn serve_next(initiator: &Arc<Initiator>, listener: &UnixListener, runtime: &Handle) {
-    let stream = match listener.accept() {
+struct Front {
+    initiator: Arc<Initiator>,
+    listener: UnixListener,
+    runtime: Handle,
+    threads: AtomicUsize,
+    /// Those of them that wait for a shim.
+    waiting: AtomicUsize,
+}
+
+fn start(front: &Arc<Front>) -> io::Result<()> {
+    let front = front.clone();
+    front.threads.fetch_add(1, Ordering::Relaxed);
+    front.waiting.fetch_add(1, Ordering::Relaxed);
+    let serve = move || {
+        loop {
+            serve_next(&front);
+            front.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::Builder::new().name("front".to_owned()).spawn(serve).map(drop)
+}
+
+fn serve_next(front: &Arc<Front>) {
+    let accepted = front.listener.accept();
+    let others = front.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
+    if others == 0
+        && front.threads.load(Ordering::Relaxed) < MAX_THREADS
+        && let Err(error) = start(front)
+    {
+        front.threads.fetch_sub(1, Ordering::Relaxed);
+        front.waiting.fetch_sub(1, Ordering::Relaxed);
+        tracing::debug!(%error, "no more threads");
+    }
+    let Front { initiator, runtime, .. } = &**front;
+    let stream = match accepted {
         Ok((stream, _)) => stream,
         Err(error) => {
             // Out of descriptors, most likely: the shims wait in the backlog, or fall back.

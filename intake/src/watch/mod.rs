@@ -368,7 +368,7 @@ impl<F> Inner<F> {
         self.ground.names(place.id).filter(|_| place.fresh.holds())
     }
 
-    fn rely(&mut self, steps: &[(PathBuf, OsString)], fresh: &Arc<Fresh>) -> Option<()> {
+    fn rely(&mut self, steps: &[Step], fresh: &Arc<Fresh>) -> Option<()> {
         for (directory, name) in steps {
             self.ground.rely(self.ground.id(directory, Subject::Directory)?, name, fresh);
         }
@@ -395,7 +395,7 @@ impl<F> Inner<F> {
 
     /// Every (directory, name) that decides where `path` leads, where that is, and what. All those directories are
     /// watched, and were so before the way was walked for the last time.
-    fn watched_way(&mut self, path: &Path) -> Option<(Vec<(PathBuf, OsString)>, PathBuf, Kind)> {
+    fn watched_way(&mut self, path: &Path) -> Option<(Vec<Step>, PathBuf, Kind)> {
         if !path.is_absolute() {
             return None;
         }
@@ -438,9 +438,12 @@ impl<F> Inner<F> {
     }
 }
 
+/// A directory, and a name in it that was looked up.
+type Step = (PathBuf, OsString);
+
 /// The names that decide where a path leads.
 #[derive(Default)]
-struct Way(Vec<(PathBuf, OsString)>);
+struct Way(Vec<Step>);
 
 impl Way {
     fn step(&mut self, real: &Path) {
