@@ -32,12 +32,21 @@ pub fn manifest(bytes: &[u8]) -> bool {
         };
         // A new entry does not mind what stood there before; this one has no file, so it is passed over.
         let outcome = TaskOutcome { run_ms: 77, ..TaskOutcome::default() };
-        recall::remember(store, &KEY, &Inputs::default(), outcome)
+        recall::remember(store, &KEY, (&files, &directories), &Inputs::default(), outcome)
             .expect("a store in use takes small values");
         let after = recalled().expect("a bad manifest is no error");
         assert!(hit || !matches!(after, Recalled::Hit(_)), "nobody answered before");
         hit
     })
+}
+
+/// As `intake` makes them of directories that are no links, where no two files are equal.
+fn circumstances(directories: &[&str]) -> Vec<u8> {
+    let bytes: Vec<u8> = directories
+        .iter()
+        .flat_map(|path| [&(path.len() as u64).to_le_bytes(), path.as_bytes()].concat())
+        .collect();
+    DigestFunction::Blake3.digest(&bytes).hash.to_vec()
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {
@@ -50,6 +59,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         absent: vec![AbsentNames { directory: b"/etc".to_vec(), names: vec![b"no such file".to_vec()] }],
         directories: vec![b"/etc".to_vec()],
         outcome: Some(TaskOutcome { outputs: vec![output], stderr: b"w".to_vec(), ..TaskOutcome::default() }),
+        circumstances: circumstances(&["/etc"]),
     };
     let stale = ManifestEntry { files: vec![seen("/etc/none")], ..good.clone() };
     [vec![good.clone()], vec![stale, good]].map(|entries| Manifest { entries }.encode_to_vec()).into()

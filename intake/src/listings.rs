@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -93,6 +93,14 @@ impl DirTable {
     /// What `name` is in `directory`.
     pub fn presence(&self, directory: &Path, name: &OsStr) -> io::Result<Presence> {
         Ok(self.first_present(directory, [name])?.map_or(Presence::Absent, |(_, presence)| presence))
+    }
+
+    /// Where `directory` really is.
+    pub(crate) fn real(&self, directory: &Path) -> io::Result<PathBuf> {
+        match self.watch.real(directory) {
+            Some(real) => Ok(real),
+            None => std::fs::canonicalize(directory),
+        }
     }
 
     /// The names in `directory`; `None` for directories that are too large to keep.

@@ -6,6 +6,7 @@
 //! manifest says is checked like anything else that comes from a disk: a bad one is no manifest.
 //! This module does not know whether an outcome's blobs are still in the store; its caller says.
 
+mod circumstances;
 mod key;
 mod manifest;
 #[cfg(test)]
@@ -50,6 +51,8 @@ pub enum Change {
     /// Was looked for and not there.
     Appeared(PathBuf),
     DirectoryGone(PathBuf),
+    /// A directory is another one by the same name, or files that were one are two.
+    Circumstances,
     /// Everything holds, but the caller could not use the outcome (its blobs were evicted).
     Unusable,
 }
@@ -62,6 +65,7 @@ impl fmt::Display for Change {
             Change::FileGone(path) => write!(f, "{} is gone", path.display()),
             Change::Appeared(path) => write!(f, "{} is new", path.display()),
             Change::DirectoryGone(path) => write!(f, "the directory {} is gone", path.display()),
+            Change::Circumstances => write!(f, "a link or directory on the way is another one"),
             Change::Unusable => write!(f, "its result was evicted from the cache"),
         }
     }
@@ -100,13 +104,23 @@ pub fn recall(
 pub fn remember(
     store: &Store,
     key: &RecallKey,
+    (files, directories): (&FileTable, &DirTable),
     inputs: &Inputs,
     outcome: TaskOutcome,
 ) -> Result<(), CacheError> {
-    let entry = entry(inputs, outcome);
+    let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
+    let present = inputs.directories.iter().map(PathBuf::as_path);
+    let Ok(circumstances) = circumstances::digest(contents, present, files, directories) else {
+        // Something is gone since the compile; it would be missed at the first recall.
+        return Ok(());
+    };
+    let entry = entry(inputs, &circumstances, outcome);
     let before = store.action(&key.0)?.unwrap_or_default();
     let same = |old: &ManifestEntry| {
-        old.files == entry.files && old.absent == entry.absent && old.directories == entry.directories
+        old.files == entry.files
+            && old.absent == entry.absent
+            && old.directories == entry.directories
+            && old.circumstances == entry.circumstances
     };
     let others: Vec<_> = manifest::entries(&before).filter(|old| !same(old)).take(MAX_ENTRIES - 1).collect();
     store.put_action(&key.0, &manifest::encode(&entry, &others, dbuild_cache::MAX_ACTION_VALUE))
@@ -117,7 +131,7 @@ pub fn forget(store: &Store, key: &RecallKey) -> Result<(), CacheError> {
     store.remove_action(&key.0)
 }
 
-fn entry(inputs: &Inputs, outcome: TaskOutcome) -> ManifestEntry {
+fn entry(inputs: &Inputs, circumstances: &[u8; 32], outcome: TaskOutcome) -> ManifestEntry {
     let bytes = |path: &OsStr| path.as_bytes().to_vec();
     let file = |input: &crate::inputs::Input| FileSeen {
         path: bytes(input.path.as_os_str()),
@@ -132,6 +146,7 @@ fn entry(inputs: &Inputs, outcome: TaskOutcome) -> ManifestEntry {
         absent: inputs.absent.iter().map(absent).collect(),
         directories: inputs.directories.iter().map(|path| bytes(path.as_os_str())).collect(),
         outcome: Some(outcome),
+        circumstances: circumstances.to_vec(),
     }
 }
 
@@ -160,7 +175,15 @@ fn compare(entry: &ManifestEntry, files: &FileTable, directories: &DirTable) -> 
     }
     let missing =
         entry.directories.iter().map(|bytes| path(bytes)).find(|path| !directories.is_directory(path));
-    missing.map(|path| Change::DirectoryGone(path.to_path_buf()))
+    if let Some(path) = missing {
+        return Some(Change::DirectoryGone(path.to_path_buf()));
+    }
+    let digest = |seen: &FileSeen| Digest::try_from(seen.blob.as_ref()?).ok();
+    let contents = entry.files.iter().filter_map(|seen| Some((path(&seen.path), digest(seen)?)));
+    let present = entry.directories.iter().map(|bytes| path(bytes));
+    let circumstances = circumstances::digest(contents, present, files, directories);
+    let same = circumstances.is_ok_and(|now| now.as_slice() == entry.circumstances);
+    (!same).then_some(Change::Circumstances)
 }
 
 fn path(bytes: &[u8]) -> &Path {

@@ -114,7 +114,7 @@ fn keep(context: &Context, here: &Here, traced: &Traced, ran: &Ran) -> Result<()
         outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable });
     }
     policy::complete(&places, &outcome).map_err(|_| Unkept::from("an expected output is missing"))?;
-    remember(store, &prepared.key, &inputs, outcome)
+    remember(store, &prepared.key, (&initiator.files, &initiator.directories), &inputs, outcome)
         .map_err(|error| Unkept::Fault(outputs::cache_fault(&error)))
 }
 

@@ -192,9 +192,10 @@ fn accept(
         stderr: outcome.stderr.clone(),
         status: answer.exit_code << 8,
     };
+    let warm = (&*context.initiator.files, &*context.initiator.directories);
     if answer.exit_code == 0
         && prepared.task.cache.is_ok()
-        && let Err(error) = remember(store, &prepared.key, inputs, outcome)
+        && let Err(error) = remember(store, &prepared.key, warm, inputs, outcome)
     {
         tracing::warn!(%error, "failed to remember a result");
     }

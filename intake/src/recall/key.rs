@@ -10,7 +10,7 @@ use dbuild_cache::ActionKey;
 use dbuild_proto::{Digest, DigestFunction, Hasher};
 
 /// Changes when the meaning of any field does; old manifests are then never found again.
-const VERSION: &str = "dbuild recall 1";
+const VERSION: &str = "dbuild recall 2";
 
 /// Longer values are cut in explanations; a hash of the whole keeps different ones apart.
 const SHOWN: usize = 160;

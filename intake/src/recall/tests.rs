@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::OsString;
+use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{ActionKey, StoreConfig};
@@ -52,7 +53,8 @@ impl World {
     }
 
     fn remember(&self, run_ms: u64) {
-        remember(&self.store, &KEY, &self.inputs(), outcome(run_ms)).unwrap();
+        remember(&self.store, &KEY, (&self.files, &self.directories), &self.inputs(), outcome(run_ms))
+            .unwrap();
     }
 
     fn recall(&self) -> Recalled {
@@ -92,6 +94,58 @@ fn every_change_is_seen_and_told() {
         world.remember(1);
         act(&world);
         assert_eq!(world.recall(), Recalled::Changed(change(world.at(name))));
+    }
+}
+
+/// gcc drops `-I` directories that are one; clang and gcc read once what is one file.
+#[test]
+fn names_that_become_one_or_two_are_seen() {
+    type Act = fn(&World);
+    let acts: [(&str, Act, Act); 3] = [
+        (
+            "a link is turned",
+            |w| symlink("early", w.at("other")).unwrap(),
+            |w| {
+                fs::create_dir(w.at("late")).unwrap();
+                fs::remove_file(w.at("other")).unwrap();
+                symlink("late", w.at("other")).unwrap();
+            },
+        ),
+        (
+            "a hard link becomes a copy",
+            |w| {
+                fs::create_dir(w.at("other")).unwrap();
+                fs::remove_file(w.at("b.h")).unwrap();
+                fs::hard_link(w.at("a.h"), w.at("b.h")).unwrap();
+            },
+            |w| {
+                fs::remove_file(w.at("b.h")).unwrap();
+                fs::write(w.at("b.h"), "1").unwrap();
+            },
+        ),
+        (
+            "one of two equal files is touched",
+            |w| fs::create_dir(w.at("other")).unwrap(),
+            |w| {
+                let file = std::fs::File::options().write(true).open(w.at("b.h")).unwrap();
+                file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            },
+        ),
+    ];
+    for (what, prepare, act) in acts {
+        let world = World::new();
+        fs::write(world.at("b.h"), "1").unwrap();
+        prepare(&world);
+        let observed = Observed {
+            files: vec![world.at("a.h"), world.at("b.h")],
+            directories: vec![world.at("early"), world.at("other")],
+            ..Observed::default()
+        };
+        let inputs = Inputs::gather(&observed, &world.files, late()).unwrap();
+        remember(&world.store, &KEY, (&world.files, &world.directories), &inputs, outcome(1)).unwrap();
+        assert_eq!(world.recall(), Recalled::Hit(outcome(1)), "{what}");
+        act(&world);
+        assert_eq!(world.recall(), Recalled::Changed(Change::Circumstances), "{what}");
     }
 }
 

@@ -209,6 +209,11 @@ impl<F: Clone> Watch<F> {
         self.inner.as_ref().is_some_and(|inner| lock(inner).place(path).is_some())
     }
 
+    /// Where a directory really is, if that is known. Watches it from now on.
+    pub fn real(&self, directory: &Path) -> Option<PathBuf> {
+        Some(lock(self.inner.as_ref()?).place(directory)?.real.clone())
+    }
+
     /// Whether the directory may have an entry `name`: certainly not if `false`. `None` if the directory cannot be
     /// watched. The first question reads it, up to `limit` entries.
     pub fn may_list(&self, directory: &Path, name: &OsStr, limit: usize) -> Option<bool> {

@@ -59,7 +59,8 @@ impl Case {
         assert!(outputs.iter().all(|output| observed.written.contains(output)), "{observed:?}");
         let inputs = Inputs::gather(&observed, &world.files, late()).unwrap();
         let key = self.key(&toolchain.id, &task.args);
-        remember(&self.store, &key, &inputs, TaskOutcome::default()).unwrap();
+        remember(&self.store, &key, (&world.files, &world.directories), &inputs, TaskOutcome::default())
+            .unwrap();
         inputs
     }
 

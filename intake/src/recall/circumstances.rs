@@ -1,0 +1,40 @@
+//! What decides a compile beside names and contents: which directory a name really is (both compilers drop a search
+//! directory that they have met under another name), and which of several equal files are one for `#pragma once` (clang
+//! goes by inode, gcc by size, content and the second of the last change).
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use dbuild_proto::{Digest, DigestFunction, Hasher};
+
+use crate::files::FileTable;
+use crate::listings::DirTable;
+
+/// A digest of the circumstances. The files' contents are known to be those.
+pub(super) fn digest<'p>(
+    contents: impl Iterator<Item = (&'p Path, Digest)>,
+    present: impl Iterator<Item = &'p Path>,
+    files: &FileTable,
+    directories: &DirTable,
+) -> io::Result<[u8; 32]> {
+    let mut hasher = Hasher::new(DigestFunction::Blake3);
+    for path in present {
+        let real = directories.real(path)?;
+        hasher.update(&(real.as_os_str().len() as u64).to_le_bytes());
+        hasher.update(real.as_os_str().as_bytes());
+    }
+    let mut firsts: HashMap<Digest, &Path> = HashMap::new();
+    for (path, digest) in contents {
+        let Some(first) = firsts.get(&digest) else {
+            firsts.insert(digest, path);
+            continue;
+        };
+        let (one, other) = (files.facts(first)?.signature, files.facts(path)?.signature);
+        let second = |nanos: i128| nanos.div_euclid(1_000_000_000);
+        let same_inode = (one.device, one.inode) == (other.device, other.inode);
+        hasher.update(&[u8::from(same_inode), u8::from(second(one.mtime) == second(other.mtime))]);
+    }
+    Ok(hasher.finish().hash)
+}
