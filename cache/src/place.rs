@@ -47,7 +47,11 @@ impl Store {
         if replaces {
             // ext4 and btrfs write a file out to the disk when it is renamed over another one, for the sake of
             // programs that want one of the two after a crash. A build makes it again.
-            fs::remove_file(to).map_err(CacheError::Destination)?;
+            match fs::remove_file(to) {
+                // Somebody else puts the same file there, or took it away.
+                Err(error) if !is_absent(&error) => return Err(CacheError::Destination(error)),
+                _ => {}
+            }
         }
         temp.persist(to, mode & 0o7777, false).map_err(CacheError::Destination)
     }

@@ -189,6 +189,24 @@ fn names_of_any_bytes_can_be_copied_to() {
     }
 }
 
+/// Two builds in one directory, or one call that names a source twice: each removes what the other has just put there.
+#[test]
+fn copies_to_one_place_at_the_same_time_all_succeed() {
+    let Fixture { store, dir } = fixture();
+    let digest = store.put(F, b"the same").unwrap();
+    let to = dir.path().join("out");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    store.copy_to(F, &digest, &to, 0o644).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(std::fs::read(&to).unwrap(), b"the same");
+}
+
 #[test]
 fn the_directory_may_vanish_while_the_store_is_open() {
     let dir = tempfile::tempdir().unwrap();
