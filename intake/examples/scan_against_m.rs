@@ -13,35 +13,29 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dbuild_compilers::{Call, Depfile, FileKind, Files, Plan, Task, analyse};
+use dbuild_compilers::{Call, Depfile, Plan, Task, analyse};
 use dbuild_intake::{
-    DirTable, FileTable, FindRequest, InputFinder, ScanLimits, ScannedInputs, Toolchain, ToolchainRequest,
-    Toolchains, TracedDepends,
+    DirTable, FileTable, FindRequest, InputFinder, OnDisk, ScanLimits, ScannedInputs, Toolchain,
+    ToolchainRequest, Toolchains, TracedDepends,
 };
-
-struct Disk;
-
-impl Files for Disk {
-    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
-        fs_err::read(path)
-    }
-    fn kind(&self, path: &Path) -> Option<FileKind> {
-        let meta = fs_err::metadata(path).ok()?;
-        Some(if meta.is_file() {
-            FileKind::File
-        } else if meta.is_dir() {
-            FileKind::Directory
-        } else {
-            FileKind::Other
-        })
-    }
-}
 
 struct Unit {
     cwd: PathBuf,
     argv: Vec<OsString>,
     task: Task,
     toolchain: Arc<Toolchain>,
+}
+
+impl Unit {
+    fn request<'u>(&'u self, env: &'u [(OsString, OsString)]) -> FindRequest<'u> {
+        FindRequest {
+            toolchain: &self.toolchain,
+            argv0: &self.argv[0],
+            task: &self.task,
+            cwd: &self.cwd,
+            env,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -204,7 +198,7 @@ fn main() {
             let argv: Vec<OsString> = argv.into_iter().map(OsString::from).collect();
             let toolchain = toolchains.get(ToolchainRequest { compiler: &compiler, env: &env }).unwrap();
             let call = Call { argv: &argv, cwd: &cwd, env: &env, umask: 0o022, stderr_tty: false };
-            match analyse(&call, &toolchain.info, &Disk) {
+            match analyse(&call, &toolchain.info, &OnDisk) {
                 Plan::Tasks { tasks, .. } => {
                     for task in tasks.into_iter().filter(|task| task.depend_args.is_some()) {
                         units.push(Unit {
@@ -263,13 +257,7 @@ fn main() {
         let (own, children) = cpu();
         let mut found = Vec::new();
         for unit in &units {
-            let request = FindRequest {
-                toolchain: &unit.toolchain,
-                argv0: &unit.argv[0],
-                task: &unit.task,
-                cwd: &unit.cwd,
-                env: &env,
-            };
+            let request = unit.request(&env);
             let scanned = scanner.scan(&request);
             if round == 0 {
                 found.push(scanned);
@@ -321,13 +309,7 @@ fn main() {
             }
             let more: Vec<&PathBuf> = ours.difference(listed).collect();
             if !more.is_empty() {
-                let request = FindRequest {
-                    toolchain: &unit.toolchain,
-                    argv0: &unit.argv[0],
-                    task: &unit.task,
-                    cwd: &unit.cwd,
-                    env: &env,
-                };
+                let request = unit.request(&env);
                 let traced: BTreeSet<PathBuf> = judge
                     .find(&request)
                     .map(|inputs| {

@@ -17,6 +17,7 @@
 //! [`start`] tells which file is too new to be believed.
 
 pub mod action;
+mod disk;
 mod elf;
 mod error;
 pub mod files;
@@ -35,6 +36,7 @@ pub mod toolchain;
 pub mod watch;
 
 pub use action::{ActionRequest, BuiltAction};
+pub use disk::OnDisk;
 pub use error::{Doubt, IntakeError};
 pub use files::{Clock, FileFacts, FileTable, Known, Signature, TableCounts};
 pub use finder::{FindError, FindRequest, InputFinder, TracedDepends};

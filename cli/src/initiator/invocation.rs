@@ -5,10 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dbuild_compilers::{
-    Call, Family, FileKind, Files, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke,
-};
-use dbuild_intake::{Toolchain, ToolchainRequest};
+use dbuild_compilers::{Call, Family, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke};
+use dbuild_intake::{OnDisk, Toolchain, ToolchainRequest};
 use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Part, Run, ToShim};
 use futures_util::future::join_all;
 
@@ -189,7 +187,7 @@ fn plan(context: &Context) -> Planned {
         umask: invoke.umask,
         stderr_tty: invoke.stderr_tty,
     };
-    match analyse(&call, &toolchain.info, &Disk) {
+    match analyse(&call, &toolchain.info, &OnDisk) {
         // What reads or writes a pipe may wait for another compiler that waits for this slot; queries cost nothing.
         Plan::Local(
             reason @ (Reason::ReadsStdin
@@ -398,28 +396,4 @@ async fn run_link(
 /// Runs blocking work on a thread of its own.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
-}
-
-/// The file system, as `compilers` asks about it.
-struct Disk;
-
-/// Response files beyond this are not read here: the compiler does it.
-const MAX_RESPONSE_FILE: u64 = 64 << 20;
-
-impl Files for Disk {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        if fs_err::metadata(path)?.len() > MAX_RESPONSE_FILE {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        fs_err::read(path)
-    }
-
-    fn kind(&self, path: &Path) -> Option<FileKind> {
-        let meta = std::fs::metadata(path).ok()?;
-        Some(match () {
-            () if meta.is_file() => FileKind::File,
-            () if meta.is_dir() => FileKind::Directory,
-            () => FileKind::Other,
-        })
-    }
 }

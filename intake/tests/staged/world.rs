@@ -6,11 +6,11 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use dbuild_compilers::{Call, FileKind, Files, Plan, Task, analyse, relevant_env};
+use dbuild_compilers::{Call, Plan, Task, analyse, relevant_env};
 use dbuild_intake::action::{self, logical_directory};
 use dbuild_intake::{
     ActionRequest, BuiltAction, DirTable, FileTable, FindError, FindRequest, InputFinder, Inputs,
-    IntakeError, Toolchain, ToolchainRequest, Toolchains, TracedDepends, Watch,
+    IntakeError, OnDisk, Toolchain, ToolchainRequest, Toolchains, TracedDepends, Watch,
 };
 
 /// A time at which all that a test writes is old: nothing here waits for time stamps to settle.
@@ -51,26 +51,6 @@ pub fn installed(compiler: &str) -> Option<PathBuf> {
         eprintln!("SKIPPED: {compiler} is not installed");
     }
     found
-}
-
-/// The disk, as `compilers` wants to see it.
-struct Disk;
-
-impl Files for Disk {
-    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
-        fs_err::read(path)
-    }
-
-    fn kind(&self, path: &Path) -> Option<FileKind> {
-        let meta = fs_err::metadata(path).ok()?;
-        Some(if meta.is_file() {
-            FileKind::File
-        } else if meta.is_dir() {
-            FileKind::Directory
-        } else {
-            FileKind::Other
-        })
-    }
 }
 
 pub struct World {
@@ -137,7 +117,7 @@ impl World {
     pub fn task(&self, toolchain: &Toolchain, command: &[OsString]) -> Task {
         let cwd = self.cwd();
         let call = Call { argv: command, cwd: &cwd, env: &self.env, umask: 0o022, stderr_tty: false };
-        match analyse(&call, &toolchain.info, &Disk) {
+        match analyse(&call, &toolchain.info, &OnDisk) {
             Plan::Tasks { mut tasks, then: None } if tasks.len() == 1 => tasks.remove(0),
             other => panic!("{command:?}: {other:?}"),
         }
