@@ -186,10 +186,16 @@ class Bench:
         counts = json.loads(stats.stdout)
         lines.append("")
         lines.append(f"tasks {counts['tasks']}, hits {counts['hits_local']}; initiator {self.daemon.memory():.0f} MiB")
-        text = "\n".join(lines)
-        print(text)
-        if self.args.output:
-            Path(self.args.output).write_text(text + "\n")
+        return "\n".join(lines)
+
+    def report_remote(self, rows):
+        lines = [f"{self.args.remote_units} units on helpers, files known, n = {len(rows)}", "",
+                 "| what | median | min–max | unit |", "|---|---|---|---|"]
+        for key, unit in (("initiator_ms", "ms of CPU per unit"), ("shims_ms", "ms of CPU per unit"),
+                          ("sent", "bytes per unit"), ("remote", "units that helpers compiled")):
+            values = [r[key] for r in rows]
+            lines.append(f"| {key} | {statistics.median(values):.2f} | {min(values):.2f}–{max(values):.2f} | {unit} |")
+        return "\n".join(lines)
 
     def remote(self):
         """Client CPU and bytes per unit of compiles that helpers do."""
@@ -261,9 +267,12 @@ def main():
     bench = Bench(parser.parse_args())
     try:
         bench.prepare()
-        if bench.args.rounds and not bench.args.only_remote:
-            bench.report(bench.measure())
-        bench.remote()
+        parts = [] if bench.args.only_remote else [bench.report(bench.measure())]
+        parts.append(bench.report_remote(bench.remote()))
+        text = "\n\n".join(parts)
+        print(text)
+        if bench.args.output:
+            Path(bench.args.output).write_text(text + "\n")
     finally:
         bench.stop()
 
