@@ -1,7 +1,7 @@
 //! The directive scanner against real compilers: over trees of headers that are made up at random, and over cases that
 //! are known to be hard. What the compiler's own preprocessor reads under observation is the truth.
 //!
-//! `DBUILD_SCAN_ROUNDS` asks for more rounds, `DBUILD_SCAN_SEED` begins with another tree.
+//! `DBUILD_SCAN_ROUNDS` or `DBUILD_SCAN_SECONDS` asks for more, `DBUILD_SCAN_SEED` begins with another tree.
 
 #![allow(clippy::unwrap_used)] // what fails here fails the test
 
