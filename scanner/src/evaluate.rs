@@ -434,6 +434,9 @@ impl Machine<'_> {
             if known {
                 return Ok(());
             }
+            if !self.clang && self.found_elsewhere(found, identity) {
+                return Err(Unsure::TwoNames);
+            }
         } else if !self.once.is_empty() && self.once.contains(&self.host.identity(file)) {
             return Ok(());
         }
@@ -468,6 +471,13 @@ impl Machine<'_> {
         };
         self.frames.push(Frame { content, at: 0, file, directory, position, own });
         Ok(())
+    }
+
+    /// gcc does not import what it has merely found before (for `__has_include`, say), if that was by another way:
+    /// to `has_unique_contents` (`libcpp/files.cc`) that is another file with the same content.
+    fn found_elsewhere(&mut self, found: Found, identity: u64) -> bool {
+        let others: Vec<Found> = self.places.all_found().filter(|other| *other != found).collect();
+        others.into_iter().any(|other| self.host.identity(other.file) == identity)
     }
 
     fn once(&mut self) -> Result<(), Unsure> {

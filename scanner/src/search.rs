@@ -26,7 +26,7 @@ pub(crate) enum Position {
     Nowhere,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found {
     pub file: FileId,
     /// Where `"…"` in it is looked for first.
@@ -65,6 +65,11 @@ impl Places {
         self.brackets.clear();
         self.chain.clear();
         self.angled = 0;
+    }
+
+    /// Every file that a look-up found, once for each way that led to it.
+    pub fn all_found(&self) -> impl Iterator<Item = Found> {
+        self.found.values().filter_map(|found| *found)
     }
 }
 

@@ -152,6 +152,18 @@ fn has_include_looks_and_does_not_read() {
     agree(&files, &["a.c"]);
 }
 
+/// gcc does not import a file that it has found by another way before, even if it never read it.
+#[test]
+fn importing_what_was_found_before_by_another_way() {
+    let main = "#if __has_include(\"h.h\")\n#endif\n#include \"other.h\"\n";
+    let files = [
+        ("src/a.c", main),
+        ("d/other.h", "#if __has_include(\"h.h\")\n#import \"h.h\"\n#endif\n"),
+        ("d/h.h", "#include <limits.h>\n"),
+    ];
+    check(&files, &["-Id", "src/a.c"], &[], false);
+}
+
 #[test]
 fn directories_in_the_place_of_headers() {
     let files = [("a.c", "#include <x.h>\n"), ("one/x.h/dummy", ""), ("two/x.h", "")];
