@@ -6,8 +6,25 @@
 //! reads it). Knows no variables, no recipes, no Windows paths.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+
+/// Which headers a depfile lists (gcc manual, "Preprocessor Options").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DependStyle {
+    /// `-MD`: all.
+    All,
+    /// `-MMD`: not those that were found in a system directory, nor what they include.
+    User,
+}
+
+impl DependStyle {
+    /// What the depfile of a call with these arguments lists at least.
+    pub fn of(args: &[OsString]) -> DependStyle {
+        let user = |arg: &OsString| arg == "-MMD" || arg == "-MM" || arg.as_bytes().starts_with(b"-Wp,-MMD");
+        if args.iter().any(user) { DependStyle::User } else { DependStyle::All }
+    }
+}
 
 /// A depfile's rules, in its order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

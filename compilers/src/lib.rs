@@ -28,7 +28,7 @@ mod split;
 mod testing;
 mod width;
 
-pub use depfile::{Depfile, DepfileError, Rule};
+pub use depfile::{DependStyle, Depfile, DepfileError, Rule};
 pub use environment::relevant_env;
 pub use link::driver_spoke;
 pub use plan::{

@@ -20,6 +20,16 @@ pub struct Input {
     pub path: PathBuf,
     pub digest: Digest,
     pub executable: bool,
+    pub role: Role,
+}
+
+/// What a file is to a compile, as far as its finder knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A scan found that its text becomes part of the unit: a depfile lists it.
+    Included,
+    /// Any other, or not known.
+    Other,
 }
 
 /// Everything outside the toolchain that a compile depends on. Order as in [`Observed`].
@@ -79,6 +89,7 @@ impl Inputs {
             path: path.to_path_buf(),
             digest: facts.digest,
             executable: facts.executable,
+            role: Role::Other,
         });
         Ok(())
     }
@@ -91,6 +102,7 @@ impl Inputs {
                 path: path.to_path_buf(),
                 digest: facts.digest,
                 executable: facts.executable,
+                role: Role::Other,
             });
         }
     }

@@ -13,6 +13,8 @@
 //! 5. [`layout`] builds the Merkle tree of the file system as the compiler sees it;
 //! 6. [`action`] puts Command and Action together with the list of blobs to upload.
 //!
+//! After a compile that was sent away, [`verify`] holds the depfile against what the scan had found.
+//!
 //! [`files`] keeps digests and listings warm for all of them, and [`watch`] keeps them true without looking again;
 //! [`start`] tells which file is too new to be believed.
 
@@ -33,6 +35,7 @@ mod run;
 mod scanned;
 pub mod start;
 pub mod toolchain;
+pub mod verify;
 pub mod watch;
 
 pub use action::{ActionRequest, BuiltAction};
@@ -40,7 +43,7 @@ pub use disk::OnDisk;
 pub use error::{Doubt, IntakeError};
 pub use files::{Clock, FileFacts, FileTable, Known, Signature, TableCounts};
 pub use finder::{FindError, FindRequest, InputFinder, TracedDepends};
-pub use inputs::{Input, Inputs};
+pub use inputs::{Input, Inputs, Role};
 pub use layout::{Blob, BlobSource, InputRoot, LayoutError};
 pub use listings::{DirTable, Presence};
 pub use observe::{Absent, Observed, Scope};

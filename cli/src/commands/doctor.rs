@@ -11,8 +11,9 @@ use dbuild_shims::vars;
 use crate::config::Config;
 use crate::door::{Door, door_of, resolve};
 use crate::error::Result;
-use crate::initiator::Client;
+use crate::initiator::{Client, SCAN_DIFFERS};
 use crate::paths::BUILD_ID;
+use crate::record::Counters;
 
 /// One line of the report.
 enum Finding {
@@ -31,6 +32,7 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     findings.extend(compilers());
     findings.push(initiator(config));
     findings.push(coordinator(config));
+    findings.extend(scans(config));
     findings.push(namespaces());
 
     let mut text = String::new();
@@ -133,6 +135,17 @@ fn coordinator(config: &Config) -> Finding {
         }
         Err(error) => Bad(error.to_string(), "Builds run on this machine alone until it answers."),
     }
+}
+
+/// Whether scans of directives have been wrong.
+fn scans(config: &Config) -> Option<Finding> {
+    let counters = Counters::load(&config.data_dir.records());
+    let wrong = counters.reasons.get(SCAN_DIFFERS)?;
+    Some(Bad(
+        format!("for {wrong} of {} tasks {SCAN_DIFFERS}", counters.tasks),
+        "They were compiled again on this machine, so their objects are right. Please report it, with the lines of the \
+         initiator's log that say \"a scan was wrong\"; `dbuild stats --zero` clears the count.",
+    ))
 }
 
 /// What a helper's sandbox needs.

@@ -10,14 +10,14 @@ use crate::initiator::{Answer, Client, Request, Warmth};
 use crate::record::Counters;
 
 pub fn run(args: &Stats, config: &Config) -> Result<ExitCode> {
-    let file = config.data_dir.records().join("stats.json");
+    let records = config.data_dir.records();
     let runtime = super::small_runtime()?;
     let (counters, warmth) = runtime.block_on(async {
         let client = Client::connect(&config.data_dir).await.context("reach the initiator")?;
         let Some(mut client) = client else {
-            let counters = Counters::load(&file);
-            if args.zero && file.exists() {
-                Counters::default().save(&file).context("reset the counters")?;
+            let counters = Counters::load(&records);
+            if args.zero && records.exists() {
+                Counters::default().save(&records).context("reset the counters")?;
             }
             return Ok((counters, None));
         };

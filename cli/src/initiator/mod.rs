@@ -37,6 +37,7 @@ use tokio::task::JoinSet;
 
 pub use client::Client;
 pub use control::{Answer, Request};
+pub use pool::SCAN_DIFFERS;
 pub use warmth::Warmth;
 
 use crate::config::Config;

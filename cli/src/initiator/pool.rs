@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dbuild_compilers::{DependStyle, Depfile, OutputKind};
 use dbuild_intake::action::{ActionRequest, BuiltAction, build, logical_directory};
 use dbuild_intake::recall::remember;
-use dbuild_intake::{FindError, FindRequest, InputFinder, Inputs, IntakeError};
+use dbuild_intake::{FindError, FindRequest, InputFinder, Inputs, IntakeError, verify};
 use dbuild_proto::record::{OutputFile, TaskOutcome};
+use dbuild_proto::{Digest, DigestFunction};
 
 use super::invocation::{Context, blocking};
 use super::near::{Missed, readies};
@@ -17,6 +19,9 @@ use super::task::{Answered, Here, OBJECT, Prepared, Verdict};
 use super::{outputs, policy};
 use crate::config::processors;
 use crate::record::{Event, Placement};
+
+/// The reason under which tasks are counted whose depfile differed from what the scan of directives had found.
+pub const SCAN_DIFFERS: &str = "the compiler read other files than the scan had found";
 
 /// The longest that an action may run on a helper.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -175,6 +180,9 @@ fn accept(
     } else if let Some(reason) = policy::doubtful_failure(&outcome.stderr, answer.exit_code, &places) {
         return Err(Refusal::because(reason));
     }
+    if answer.exit_code == 0 {
+        verify(context, prepared, inputs, &outcome)?;
+    }
     let files = readies(context, prepared, &outcome).unwrap_or_default();
     outputs::place(store, &files, context.invoke.umask)
         .map_err(|_| Refusal::because("output could not be put in place"))?;
@@ -200,4 +208,38 @@ fn accept(
         tracing::warn!(%error, "failed to remember a result");
     }
     Ok(answered)
+}
+
+/// Holds the depfile that came back, if there is one, against what the scan had found. The object of a compile that saw
+/// other inputs may be wrong: the task is done again here, where the compiler finds them itself.
+fn verify(
+    context: &Context,
+    prepared: &Prepared,
+    inputs: &Inputs,
+    outcome: &TaskOutcome,
+) -> Result<(), Refusal> {
+    let task = &prepared.task;
+    let mut depfiles = task.outputs.iter().filter(|output| output.kind == OutputKind::Depfile);
+    let Some(name) = depfiles.find_map(|output| Some(context.absolute(output.path()?))) else {
+        return Ok(());
+    };
+    let sent = outcome.outputs.iter().find(|output| output.path == name.as_os_str().as_bytes());
+    let Some(digest) = sent.and_then(|output| Digest::try_from(output.blob.as_ref()?).ok()) else {
+        return Ok(());
+    };
+    let initiator = &context.initiator;
+    let store = initiator.store.as_ref().map_err(Refusal::fault)?;
+    let text = store
+        .read(DigestFunction::Blake3, &digest)
+        .map_err(|error| Refusal::fault(outputs::cache_fault(&error)))?;
+    let depfile = Depfile::parse(&text).map_err(|_| Refusal::fault("a helper sent a damaged depfile"))?;
+    let style = DependStyle::of(&task.args);
+    let cwd = &context.invoke.cwd;
+    match verify::difference(inputs, &depfile, style, cwd, &prepared.toolchain, &initiator.files) {
+        None => Ok(()),
+        Some(difference) => {
+            tracing::warn!(source = %task.source.display(), %difference, "a scan was wrong");
+            Err(Refusal::fault(SCAN_DIFFERS))
+        }
+    }
 }

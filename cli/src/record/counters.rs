@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Placement, TaskEnd};
 
+/// Their file among the records.
+const FILE: &str = "stats.json";
+
 /// The longest list of reasons that is kept; a build cannot fill memory with unknown flags.
 const MAX_REASONS: usize = 500;
 
@@ -61,13 +64,17 @@ impl Counters {
         count(&mut self.reasons, &end.reason);
     }
 
-    /// Reads counters that an earlier initiator left; a damaged file starts them anew.
-    pub fn load(path: &Path) -> Counters {
-        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    /// Reads counters that an earlier initiator left under `records`; a damaged file starts them anew.
+    pub fn load(records: &Path) -> Counters {
+        std::fs::read(records.join(FILE))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
     }
 
     /// Replaces the file in one step.
-    pub fn save(&self, path: &Path) -> std::io::Result<()> {
+    pub fn save(&self, records: &Path) -> std::io::Result<()> {
+        let path = records.join(FILE);
         let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
         fs_err::write(&temporary, serde_json::to_vec(self)?)?;
         fs_err::rename(&temporary, path)

@@ -46,7 +46,7 @@ impl Recorder {
     /// Starts a recorder that keeps its files under `records`.
     pub fn start(records: PathBuf) -> Sender {
         let (sender, events) = mpsc::unbounded_channel();
-        let counters = Counters::load(&records.join("stats.json"));
+        let counters = Counters::load(&records);
         let recorder =
             Recorder { records, counters, sessions: HashMap::new(), dirty: false, log: Vec::new() };
         tokio::spawn(recorder.run(events));
@@ -111,8 +111,7 @@ impl Recorder {
         if !std::mem::take(&mut self.dirty) {
             return;
         }
-        let saved = fs_err::create_dir_all(&self.records)
-            .and_then(|()| self.counters.save(&self.records.join("stats.json")));
+        let saved = fs_err::create_dir_all(&self.records).and_then(|()| self.counters.save(&self.records));
         if let Err(error) = saved.and_then(|()| explain::write(&self.records, &self.log)) {
             tracing::debug!(%error, "failed to save counters and records");
         }

@@ -17,7 +17,7 @@ use super::contents::Contents;
 use super::probe::{Asked, Probe, absolute};
 use crate::files::{FileFacts, FileTable};
 use crate::finder::FindRequest;
-use crate::inputs::{Input, Inputs};
+use crate::inputs::{Input, Inputs, Role};
 use crate::listings::{DirTable, gone};
 use crate::observe::Absent;
 
@@ -49,6 +49,8 @@ struct Met {
     /// As in the directory that the scanner named.
     spelled: Vec<u8>,
     facts: FileFacts,
+    /// Its text is part of the unit; otherwise it was only looked for.
+    opened: bool,
 }
 
 pub(super) struct Disk<'a> {
@@ -131,12 +133,16 @@ impl<'a> Disk<'a> {
                     path: met.path,
                     digest: met.facts.digest,
                     executable: met.facts.executable,
+                    role: if met.opened { Role::Included } else { Role::Other },
                 });
             }
         }
         inputs.mentions = mentions;
         inputs.files.extend(self.probe.files.iter().cloned());
-        inputs.files.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
+        let by = |input: &Input| input.role != Role::Included;
+        inputs.files.sort_unstable_by(|a, b| {
+            a.path.as_os_str().cmp(b.path.as_os_str()).then_with(|| by(a).cmp(&by(b)))
+        });
         inputs.files.dedup_by(|a, b| a.path == b.path);
 
         let names = &self.names;
@@ -236,7 +242,8 @@ impl<'a> Disk<'a> {
         match self.files.facts(path) {
             Ok(facts) => {
                 let number = self.met.len() as FileId;
-                self.met.push(Met { path: path.to_path_buf(), spelled: spelled(), facts });
+                let spelled = spelled();
+                self.met.push(Met { path: path.to_path_buf(), spelled, facts, opened: false });
                 Ok(Some(number))
             }
             Err(error) if gone(&error) => Ok(None),
@@ -361,7 +368,8 @@ impl Host for Disk<'_> {
                 return Err(Unsure::TwoNames);
             }
         }
-        let met = &self.met[file as usize];
+        let met = &mut self.met[file as usize];
+        met.opened = true;
         let digest = met.facts.digest;
         self.contents.get(digest, self.probe.mode, || {
             let bytes = fs_err::read(&met.path).map_err(|_| Unsure::Disk)?;

@@ -15,7 +15,7 @@ use dbuild_scanner::{Content, Dialect, Mode, Names, Question, Special, Symbol, U
 use super::flags::Flags;
 use crate::files::{FileTable, lock};
 use crate::finder::{FindRequest, TracedDepends};
-use crate::inputs::Input;
+use crate::inputs::{Input, Role};
 use crate::listings::DirTable;
 use crate::observe::Absent;
 
@@ -118,7 +118,12 @@ impl Probe {
                 continue;
             }
             let facts = traced.files.facts(path).map_err(|_| Unsure::Disk)?;
-            files.push(Input { path: path.clone(), digest: facts.digest, executable: facts.executable });
+            files.push(Input {
+                path: path.clone(),
+                digest: facts.digest,
+                executable: facts.executable,
+                role: Role::Other,
+            });
         }
         let mode = dialect.mode();
         let probe = Probe {

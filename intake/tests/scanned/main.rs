@@ -8,6 +8,7 @@
 mod cases;
 mod generate;
 mod random;
+mod verified;
 #[path = "../staged/world.rs"]
 #[allow(dead_code)] // the other suite needs all of it
 mod world;
