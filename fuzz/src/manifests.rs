@@ -17,7 +17,12 @@ pub fn manifest(bytes: &[u8]) -> bool {
     workshop::with(|store| {
         let (files, directories) =
             (FileTable::new(16, std::time::SystemTime::now), DirTable::new(16, std::time::SystemTime::now));
-        let recalled = || recall::recall(store, &KEY, &files, &directories, &|_| true);
+        let recalled = || {
+            let (recalled, earlier) = recall::recall(store, &KEY, &files, &directories, &|_| true)?;
+            // What an entry says of directives may be anything.
+            earlier.and_then(|earlier| earlier.revive(&files, &directories, &mut |_, _| None));
+            Ok::<_, dbuild_cache::CacheError>(recalled)
+        };
         store.put_action(&KEY.0, bytes).expect("a store in use takes small values");
         let hit = match recalled().expect("a bad manifest is no error") {
             Recalled::Hit(outcome) => {
@@ -52,7 +57,7 @@ fn circumstances(directories: &[&str]) -> Vec<u8> {
 pub fn seeds() -> Vec<Vec<u8>> {
     let content = std::fs::read(FILE).unwrap_or_default();
     let blob = Some(DigestFunction::Blake3.digest(&content).into());
-    let seen = |path: &str| FileSeen { path: path.into(), blob: blob.clone() };
+    let seen = |path: &str| FileSeen { path: path.into(), blob: blob.clone(), directories: vec![7; 16] };
     let output = OutputFile { path: b"/b/a.o".to_vec(), blob: blob.clone(), executable: false };
     let good = ManifestEntry {
         files: vec![seen(FILE)],

@@ -34,6 +34,7 @@ impl Unit {
             task: &self.task,
             cwd: &self.cwd,
             env,
+            earlier: None,
         }
     }
 }

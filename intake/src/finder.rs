@@ -17,6 +17,7 @@ use crate::error::Doubt;
 use crate::files::FileTable;
 use crate::inputs::Inputs;
 use crate::observe::{self, Observed, Scope};
+use crate::recall::Earlier;
 use crate::run::{Ran, Run};
 use crate::start::Start;
 use crate::toolchain::Toolchain;
@@ -34,6 +35,8 @@ pub struct FindRequest<'a> {
     pub cwd: &'a Path,
     /// The caller's whole environment.
     pub env: &'a [(OsString, OsString)],
+    /// What the same command read before.
+    pub earlier: Option<&'a Earlier>,
 }
 
 /// Why the inputs of a task are not known. The task runs here, without an answer from any helper.

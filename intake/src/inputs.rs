@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use dbuild_compilers::Mentions;
 use dbuild_proto::Digest;
+use dbuild_scanner::Fingerprint;
 
 use crate::error::Doubt;
 use crate::files::{FileFacts, FileTable};
@@ -26,8 +27,8 @@ pub struct Input {
 /// What a file is to a compile, as far as its finder knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A scan found that its text becomes part of the unit: a depfile lists it.
-    Included,
+    /// A scan found that its text becomes part of the unit: a depfile lists it. With what the scan went by.
+    Included(Fingerprint),
     /// Any other, or not known.
     Other,
 }
@@ -45,6 +46,11 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Whether they were found by a scan of directives, not named by the compiler itself.
+    pub fn are_scanned(&self) -> bool {
+        self.files.iter().any(|input| matches!(input.role, Role::Included(_)))
+    }
+
     /// Hashes what was observed. `start` is when the compile (or the run that found its inputs) began; best is
     /// [`Start::after`] its source.
     ///

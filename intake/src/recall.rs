@@ -7,6 +7,7 @@
 //! This module does not know whether an outcome's blobs are still in the store; its caller says.
 
 mod circumstances;
+mod earlier;
 mod key;
 mod manifest;
 #[cfg(test)]
@@ -21,10 +22,11 @@ use dbuild_cache::{CacheError, Store};
 use dbuild_proto::Digest;
 use dbuild_proto::record::{AbsentNames, FileSeen, ManifestEntry, TaskOutcome};
 
+pub use earlier::Earlier;
 pub use key::{KeyParts, RecallKey};
 
 use crate::files::FileTable;
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, Role};
 use crate::listings::{DirTable, Presence, gone};
 
 /// How many different sets of inputs are remembered of one command: enough for branches that come and go.
@@ -72,7 +74,7 @@ impl fmt::Display for Change {
 }
 
 /// Looks for an entry of `key` of which everything holds, newest first. `usable` says whether an outcome can be
-/// given as an answer: whether its blobs are there.
+/// given as an answer: whether its blobs are there. If there is no hit, the newest entry comes along.
 ///
 /// # Errors
 /// The store's. What is wrong with a manifest is no error.
@@ -82,21 +84,24 @@ pub fn recall(
     files: &FileTable,
     directories: &DirTable,
     usable: &dyn Fn(&TaskOutcome) -> bool,
-) -> Result<Recalled, CacheError> {
-    let Some(bytes) = store.action(&key.0)? else { return Ok(Recalled::Unknown) };
+) -> Result<(Recalled, Option<Earlier>), CacheError> {
+    let Some(bytes) = store.action(&key.0)? else { return Ok((Recalled::Unknown, None)) };
     files.settle();
     let mut newest = None;
-    for entry in manifest::entries(&bytes).take(MAX_ENTRIES) {
+    for mut entry in manifest::entries(&bytes).take(MAX_ENTRIES) {
         let change = match compare(&entry, files, directories) {
             Some(change) => change,
-            None => match entry.outcome {
-                Some(outcome) if usable(&outcome) => return Ok(Recalled::Hit(outcome)),
-                _ => Change::Unusable,
+            None => match entry.outcome.take_if(|outcome| usable(outcome)) {
+                Some(outcome) => return Ok((Recalled::Hit(outcome), None)),
+                None => Change::Unusable,
             },
         };
-        newest.get_or_insert(change);
+        newest.get_or_insert((change, entry));
     }
-    Ok(newest.map_or(Recalled::Unknown, Recalled::Changed))
+    Ok(match newest {
+        Some((change, entry)) => (Recalled::Changed(change), Some(Earlier::new(entry))),
+        None => (Recalled::Unknown, None),
+    })
 }
 
 /// Remembers what came of a command: a new entry, first of the manifest. Two processes that do so at once lose one
@@ -108,9 +113,7 @@ pub fn remember(
     inputs: &Inputs,
     outcome: TaskOutcome,
 ) -> Result<(), CacheError> {
-    let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
-    let present = inputs.directories.iter().map(PathBuf::as_path);
-    let Ok(circumstances) = circumstances::digest(contents, present, files, directories) else {
+    let Ok(circumstances) = circumstances_of(inputs, files, directories) else {
         // Something is gone since the compile; it would be missed at the first recall.
         return Ok(());
     };
@@ -131,11 +134,21 @@ pub fn forget(store: &Store, key: &RecallKey) -> Result<(), CacheError> {
     store.remove_action(&key.0)
 }
 
+fn circumstances_of(inputs: &Inputs, files: &FileTable, directories: &DirTable) -> std::io::Result<[u8; 32]> {
+    let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
+    let present = inputs.directories.iter().map(PathBuf::as_path);
+    circumstances::digest(contents, present, files, directories)
+}
+
 fn entry(inputs: &Inputs, circumstances: &[u8; 32], outcome: TaskOutcome) -> ManifestEntry {
     let bytes = |path: &OsStr| path.as_bytes().to_vec();
     let file = |input: &crate::inputs::Input| FileSeen {
         path: bytes(input.path.as_os_str()),
         blob: Some(input.digest.into()),
+        directives: match input.role {
+            Role::Included(directives) => directives.to_vec(),
+            Role::Other => Vec::new(),
+        },
     };
     let absent = |absent: &crate::observe::Absent| AbsentNames {
         directory: bytes(absent.directory.as_os_str()),
@@ -159,6 +172,19 @@ fn compare(entry: &ManifestEntry, files: &FileTable, directories: &DirTable) -> 
             return Some(Change::File(path.to_path_buf()));
         }
     }
+    if let Some(change) = places(entry, directories) {
+        return Some(change);
+    }
+    let digest = |seen: &FileSeen| Digest::try_from(seen.blob.as_ref()?).ok();
+    let contents = entry.files.iter().filter_map(|seen| Some((path(&seen.path), digest(seen)?)));
+    let present = entry.directories.iter().map(|bytes| path(bytes));
+    let circumstances = circumstances::digest(contents, present, files, directories);
+    let same = circumstances.is_ok_and(|now| now.as_slice() == entry.circumstances);
+    (!same).then_some(Change::Circumstances)
+}
+
+/// The first name that is not absent any more, or directory that is gone.
+fn places(entry: &ManifestEntry, directories: &DirTable) -> Option<Change> {
     for absent in &entry.absent {
         let directory = path(&absent.directory);
         let names = absent.names.iter().map(|name| OsStr::from_bytes(name));
@@ -175,15 +201,7 @@ fn compare(entry: &ManifestEntry, files: &FileTable, directories: &DirTable) -> 
     }
     let missing =
         entry.directories.iter().map(|bytes| path(bytes)).find(|path| !directories.is_directory(path));
-    if let Some(path) = missing {
-        return Some(Change::DirectoryGone(path.to_path_buf()));
-    }
-    let digest = |seen: &FileSeen| Digest::try_from(seen.blob.as_ref()?).ok();
-    let contents = entry.files.iter().filter_map(|seen| Some((path(&seen.path), digest(seen)?)));
-    let present = entry.directories.iter().map(|bytes| path(bytes));
-    let circumstances = circumstances::digest(contents, present, files, directories);
-    let same = circumstances.is_ok_and(|now| now.as_slice() == entry.circumstances);
-    (!same).then_some(Change::Circumstances)
+    missing.map(|path| Change::DirectoryGone(path.to_path_buf()))
 }
 
 fn path(bytes: &[u8]) -> &Path {

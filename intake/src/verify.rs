@@ -42,7 +42,7 @@ pub fn difference(
     toolchain: &Toolchain,
     files: &FileTable,
 ) -> Option<Difference> {
-    if !inputs.files.iter().any(|input| input.role == Role::Included) {
+    if !inputs.are_scanned() {
         return None;
     }
     // Components: gcc leaves out a leading `./`.
@@ -80,7 +80,7 @@ pub fn difference(
         return None;
     }
     let unread = |input: &&crate::inputs::Input| {
-        input.role == Role::Included
+        matches!(input.role, Role::Included(_))
             && !listed.contains(&plain(&input.path))
             && !inode(&input.path).is_some_and(|inode| other_inodes.contains(&inode))
     };

@@ -3,6 +3,7 @@
 //! Text between directives is not kept. Conditions, macro bodies and operands are cut into tokens when they are first
 //! evaluated; most never are.
 
+mod fingerprint;
 mod parse;
 mod pragma;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 
 use std::sync::{Arc, OnceLock};
 
+pub use self::fingerprint::Fingerprint;
 pub use self::parse::parse;
 
 use crate::macros::Definition;
@@ -111,6 +113,7 @@ pub struct Content {
     pub(crate) guard: Option<Symbol>,
     /// The file as a whole is not understood.
     pub(crate) unsure: Option<Unsure>,
+    fingerprint: OnceLock<Fingerprint>,
 }
 
 impl Content {
@@ -120,6 +123,12 @@ impl Content {
             + self.directives.len() * size_of::<Directive>()
             + self.lines.len() * (size_of::<Line>() + 64)
             + self.text.len()
+    }
+
+    /// What the file means to a scan: with the same fingerprint another content would be evaluated alike. `names` are those
+    /// that it was parsed with.
+    pub fn fingerprint(&self, names: &Names) -> Fingerprint {
+        *self.fingerprint.get_or_init(|| fingerprint::of(self, names))
     }
 
     /// How many directives there are.

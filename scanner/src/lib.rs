@@ -22,7 +22,7 @@ mod tokens;
 mod unit;
 mod unsure;
 
-pub use directives::{Content, SIZE_LIMIT, parse};
+pub use directives::{Content, Fingerprint, SIZE_LIMIT, parse};
 pub use evaluate::{Scratch, scan};
 pub use host::{FileId, Host, Look};
 pub use macros::{Question, Special};

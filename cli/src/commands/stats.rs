@@ -73,7 +73,9 @@ fn describe(counters: &Counters, warmth: Option<&Warmth>) -> String {
             row("  watched", format!("{} facts by {} watches", warmth.watched_facts, warmth.watches));
             row("  forgotten", warmth.forgotten.to_string());
             row("  looks at files", warmth.stats.to_string());
-            row("  units scanned", format!("{}, {} KiB kept", warmth.scanned, warmth.scanner_bytes >> 10));
+            let scanned = format!("{}, {} KiB kept", warmth.scanned, warmth.scanner_bytes >> 10);
+            row("  units scanned", scanned);
+            row("  scans that stood", warmth.recalled.to_string());
             for (reason, count) in &warmth.unsure {
                 row("  left to the compiler", format!("{count}: {reason}"));
             }

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use dbuild_cache::CacheError;
-use dbuild_intake::recall::{Recalled, recall};
+use dbuild_intake::recall::{Earlier, Recalled, recall};
 use dbuild_proto::Digest;
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 
@@ -37,6 +37,8 @@ pub struct Missed {
     pub miss: Option<String>,
     /// What is to be said in the summary.
     pub notice: Option<String>,
+    /// What the command read before.
+    pub earlier: Option<Earlier>,
 }
 
 /// Looks into the near cache and puts a hit in place.
@@ -51,12 +53,16 @@ pub fn ask(context: &Context, prepared: Prepared) -> Near {
     }
     let initiator = &context.initiator;
     let (Ok(store), Ok(())) = (&initiator.store, &prepared.task.cache) else {
-        return Near::Missed(Box::new(Missed { prepared, miss: None, notice: None }));
+        return Near::Missed(Box::new(Missed { prepared, miss: None, notice: None, earlier: None }));
     };
     let damaged = store.counters().damaged;
     let usable = |outcome: &TaskOutcome| readies(context, &prepared, outcome).is_some();
     let recalled = recall(store, &prepared.key, &initiator.files, &initiator.directories, &usable);
-    let miss = match recalled {
+    let mut earlier = None;
+    let miss = match recalled.map(|(recalled, newest)| {
+        earlier = newest;
+        recalled
+    }) {
         Ok(Recalled::Hit(outcome)) => match hit(context, &prepared, outcome) {
             Ok(answered) => return Near::Answered(answered),
             Err(error) if error.is_not_found() => "its result was evicted from the cache".to_owned(),
@@ -69,7 +75,7 @@ pub fn ask(context: &Context, prepared: Prepared) -> Near {
     };
     let found = store.counters().damaged > damaged;
     let notice = found.then(|| "a damaged file was found in the cache and removed".to_owned());
-    Near::Missed(Box::new(Missed { prepared, miss: Some(miss), notice }))
+    Near::Missed(Box::new(Missed { prepared, miss: Some(miss), notice, earlier }))
 }
 
 /// The files of an outcome with their places in this build's tree; `None` if it is not one of this task's.

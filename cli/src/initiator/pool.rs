@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dbuild_compilers::{DependStyle, Depfile, OutputKind};
 use dbuild_intake::action::{ActionRequest, BuiltAction, build, logical_directory};
-use dbuild_intake::recall::remember;
+use dbuild_intake::recall::{Earlier, remember};
 use dbuild_intake::{FindError, FindRequest, InputFinder, Inputs, IntakeError, verify};
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_proto::{Digest, DigestFunction};
@@ -28,13 +28,13 @@ const ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Asks the pool, if there is one for this task.
 pub async fn answer(context: Arc<Context>, missed: Missed) -> Verdict {
-    let Missed { prepared, miss, notice } = missed;
+    let Missed { prepared, miss, notice, earlier } = missed;
     let task = prepared.task.clone();
     let mut here = match (&context.coordinator, &task.distribute) {
         (None, _) => Here::new(prepared, "no pool"),
         (Some(_), Err(reason)) => Here::new(prepared, reason.to_string()),
         (Some(_), Ok(())) if context.variable("LD_PRELOAD").is_some() => Here::new(prepared, "LD_PRELOAD"),
-        (Some(url), Ok(())) => match ask(&context, &prepared, url).await {
+        (Some(url), Ok(())) => match ask(&context, &prepared, earlier, url).await {
             Ok(answered) => return Verdict::Answered(answered),
             Err(refusal) => {
                 let mut here = Here::new(prepared, refusal.reason);
@@ -77,7 +77,12 @@ impl From<remote::Fault> for Refusal {
     }
 }
 
-async fn ask(context: &Arc<Context>, prepared: &Prepared, url: &str) -> Result<Answered, Refusal> {
+async fn ask(
+    context: &Arc<Context>,
+    prepared: &Prepared,
+    earlier: Option<Earlier>,
+    url: &str,
+) -> Result<Answered, Refusal> {
     let remote: Remote = context.initiator.remote(url)?;
     remote.ready(&context.session).await?;
     let store = context.initiator.store.clone().map_err(Refusal::fault)?;
@@ -86,7 +91,7 @@ async fn ask(context: &Arc<Context>, prepared: &Prepared, url: &str) -> Result<A
     let turn = context.initiator.scans.take(processors()).await;
     let (inputs, built) = {
         let (context, prepared) = (context.clone(), prepared.clone());
-        blocking(move || describe(&context, &prepared))
+        blocking(move || describe(&context, &prepared, earlier.as_ref()))
             .await
             .map_err(|error| Refusal::fault(error.to_string()))??
     };
@@ -101,10 +106,14 @@ async fn ask(context: &Arc<Context>, prepared: &Prepared, url: &str) -> Result<A
 }
 
 /// Finds the inputs and builds the action.
-fn describe(context: &Context, prepared: &Prepared) -> Result<(Inputs, BuiltAction), Refusal> {
+fn describe(
+    context: &Context,
+    prepared: &Prepared,
+    earlier: Option<&Earlier>,
+) -> Result<(Inputs, BuiltAction), Refusal> {
     let invoke = &context.invoke;
     let argv0 = invoke.argv.first().cloned().unwrap_or_default();
-    let inputs = find(context, prepared, &argv0)?;
+    let inputs = find(context, prepared, earlier, &argv0)?;
     policy::may_leave(&inputs, &prepared.task).map_err(Refusal::because)?;
     let args = prepared.task.args_with_object(Path::new(OBJECT));
     let outputs: Vec<PathBuf> = prepared.outputs(context).into_iter().map(|output| output.name).collect();
@@ -128,7 +137,12 @@ fn describe(context: &Context, prepared: &Prepared) -> Result<(Inputs, BuiltActi
     Ok((inputs, built))
 }
 
-fn find(context: &Context, prepared: &Prepared, argv0: &std::ffi::OsStr) -> Result<Inputs, Refusal> {
+fn find(
+    context: &Context,
+    prepared: &Prepared,
+    earlier: Option<&Earlier>,
+    argv0: &std::ffi::OsStr,
+) -> Result<Inputs, Refusal> {
     let initiator = &context.initiator;
     let request = FindRequest {
         toolchain: &prepared.toolchain,
@@ -136,6 +150,7 @@ fn find(context: &Context, prepared: &Prepared, argv0: &std::ffi::OsStr) -> Resu
         task: &prepared.task,
         cwd: &context.invoke.cwd,
         env: &context.invoke.env,
+        earlier,
     };
     initiator.finder.find(&request).map_err(|error| match error {
         FindError::Compiler { .. } => Refusal::because("preprocessing failed"),

@@ -22,6 +22,8 @@ pub struct Warmth {
     pub forgotten: u64,
     /// How often a file, and a directory, was looked at.
     pub stats: u64,
+    /// Units whose inputs were those of an earlier scan.
+    pub recalled: u64,
     /// Units whose inputs were found by scanning directives.
     pub scanned: u64,
     /// Units whose inputs the compiler's own preprocessor had to find, by reason.
@@ -43,6 +45,7 @@ impl Warmth {
             watches: watch.watches,
             forgotten: watch.cleared,
             stats: files.stats + directories.stats,
+            recalled: scans.recalled,
             scanned: scans.scanned,
             unsure: scans.unsure.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
             scanner_bytes: scans.bytes,

@@ -76,7 +76,7 @@ mod tests {
     fn entry(path: &str) -> ManifestEntry {
         let blob = Some(DigestFunction::Blake3.digest(path.as_bytes()).into());
         ManifestEntry {
-            files: vec![FileSeen { path: path.into(), blob }],
+            files: vec![FileSeen { path: path.into(), blob, directives: Vec::new() }],
             outcome: Some(TaskOutcome::default()),
             ..Default::default()
         }

@@ -58,7 +58,7 @@ impl World {
     }
 
     fn recall(&self) -> Recalled {
-        recall(&self.store, &KEY, &self.files, &self.directories, &|_| true).unwrap()
+        recall(&self.store, &KEY, &self.files, &self.directories, &|_| true).unwrap().0
     }
 }
 
@@ -174,7 +174,7 @@ fn the_same_inputs_have_one_entry() {
         asked.set(asked.get() + 1);
         false
     };
-    let recalled = recall(&world.store, &KEY, &world.files, &world.directories, &unusable).unwrap();
+    let (recalled, _) = recall(&world.store, &KEY, &world.files, &world.directories, &unusable).unwrap();
     assert_eq!(recalled, Recalled::Changed(Change::Unusable));
     assert_eq!(asked.get(), 1);
     assert_eq!(world.recall(), Recalled::Hit(outcome(2)));

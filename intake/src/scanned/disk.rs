@@ -14,6 +14,7 @@ use dbuild_proto::Digest;
 use dbuild_scanner::{Content, DirectoryId, FileId, Host, Look, Question, Unsure};
 
 use super::contents::Contents;
+use super::finder::read_as;
 use super::probe::{Asked, Probe, absolute};
 use crate::files::{FileFacts, FileTable};
 use crate::finder::FindRequest;
@@ -50,7 +51,7 @@ struct Met {
     spelled: Vec<u8>,
     facts: FileFacts,
     /// Its text is part of the unit; otherwise it was only looked for.
-    opened: bool,
+    opened: Option<Arc<Content>>,
 }
 
 pub(super) struct Disk<'a> {
@@ -133,13 +134,16 @@ impl<'a> Disk<'a> {
                     path: met.path,
                     digest: met.facts.digest,
                     executable: met.facts.executable,
-                    role: if met.opened { Role::Included } else { Role::Other },
+                    role: match met.opened {
+                        Some(content) => Role::Included(content.fingerprint(&self.contents.names)),
+                        None => Role::Other,
+                    },
                 });
             }
         }
         inputs.mentions = mentions;
         inputs.files.extend(self.probe.files.iter().cloned());
-        let by = |input: &Input| input.role != Role::Included;
+        let by = |input: &Input| input.role == Role::Other;
         inputs.files.sort_unstable_by(|a, b| {
             a.path.as_os_str().cmp(b.path.as_os_str()).then_with(|| by(a).cmp(&by(b)))
         });
@@ -243,7 +247,7 @@ impl<'a> Disk<'a> {
             Ok(facts) => {
                 let number = self.met.len() as FileId;
                 let spelled = spelled();
-                self.met.push(Met { path: path.to_path_buf(), spelled, facts, opened: false });
+                self.met.push(Met { path: path.to_path_buf(), spelled, facts, opened: None });
                 Ok(Some(number))
             }
             Err(error) if gone(&error) => Ok(None),
@@ -369,13 +373,11 @@ impl Host for Disk<'_> {
             }
         }
         let met = &mut self.met[file as usize];
-        met.opened = true;
         let digest = met.facts.digest;
-        self.contents.get(digest, self.probe.mode, || {
-            let bytes = fs_err::read(&met.path).map_err(|_| Unsure::Disk)?;
-            // What is parsed must be what the digest says.
-            if self.files.function().digest(&bytes) == digest { Ok(bytes) } else { Err(Unsure::Disk) }
-        })
+        let read = || read_as(&met.path, digest, self.files);
+        let content = self.contents.get(digest, self.probe.mode, read)?;
+        met.opened = Some(content.clone());
+        Ok(content)
     }
 
     fn name(&self, file: FileId) -> Vec<u8> {

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use dbuild_compilers::Family;
-use dbuild_scanner::{Scratch, Unit, Unsure, command_line, scan};
+use dbuild_proto::Digest;
+use dbuild_scanner::{Mode, Scratch, Unit, Unsure, command_line, scan};
 
 use super::contents::Contents;
 use super::disk::Disk;
 use super::flags::{Flags, language};
 use super::probe::{Asked, Key, PREINCLUDED, Probe};
-use crate::files::lock;
+use crate::files::{FileFacts, FileTable, lock};
 use crate::finder::{FindError, FindRequest, InputFinder, TracedDepends};
 use crate::inputs::Inputs;
 use crate::listings::DirTable;
@@ -43,6 +44,8 @@ impl Default for ScanLimits {
 /// How the scanner did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanCounts {
+    /// Tasks whose inputs an earlier scan knew, as no directive had changed.
+    pub recalled: u64,
     /// Tasks whose inputs the scan knew.
     pub scanned: u64,
     /// Tasks that the compiler's own preprocessor had to decide, by reason.
@@ -78,6 +81,7 @@ pub struct ScannedInputs {
     library: RwLock<Arc<Library>>,
     scratch: Mutex<Vec<Scratch>>,
     asked: Mutex<Asked>,
+    recalled: AtomicU64,
     scanned: AtomicU64,
     probes: AtomicU64,
     unsure: Mutex<BTreeMap<Unsure, u64>>,
@@ -103,6 +107,9 @@ impl InputFinder for ScannedInputs {
         if request.task.depend_args.is_none() {
             return self.traced.find(request);
         }
+        if let Some(inputs) = self.recall(request) {
+            return Ok(inputs);
+        }
         match self.scan(request) {
             Ok(inputs) => Ok(inputs),
             Err(NotSure { reason, at }) => {
@@ -124,10 +131,41 @@ impl ScannedInputs {
             library: RwLock::new(Library::new(limits)),
             scratch: Mutex::default(),
             asked: Mutex::default(),
+            recalled: AtomicU64::new(0),
             scanned: AtomicU64::new(0),
             probes: AtomicU64::new(0),
             unsure: Mutex::default(),
         }
+    }
+
+    /// The inputs of a task, if an earlier scan of the same command stands.
+    pub fn recall(&self, request: &FindRequest) -> Option<Inputs> {
+        let earlier = request.earlier?;
+        let files = &self.traced.files;
+        files.settle();
+        // How contents are read depends on the flags; what they are is asked only if a content has changed.
+        let mut reader = None;
+        let mut directives = |path: &Path, facts: &FileFacts| {
+            if reader.is_none() {
+                reader = Some(self.reader(request).ok()?);
+            }
+            let (library, mode) = reader.as_ref()?;
+            let read = || read_as(path, facts.digest, files);
+            let content = library.contents.get(facts.digest, *mode, read).ok()?;
+            content.unsure().is_none().then(|| content.fingerprint(&library.contents.names))
+        };
+        let inputs = earlier.revive(files, &self.directories, &mut directives)?;
+        self.recalled.fetch_add(1, Ordering::Relaxed);
+        Some(inputs)
+    }
+
+    fn reader(&self, request: &FindRequest) -> Result<(Arc<Library>, Mode), NotSure> {
+        let args = request.task.depend_args.as_ref().ok_or(Unsure::Language)?;
+        let flags = Flags::of(request.task, args, request.toolchain.info.family)?;
+        let name = language(request.task.language)?;
+        let library = self.library();
+        let mode = self.probe(&library, Key::of(request, &flags, name), request, &flags, name)?.mode;
+        Ok((library, mode))
     }
 
     /// The inputs of a task, if the scan is sure of them.
@@ -213,6 +251,7 @@ impl ScannedInputs {
         let library = self.library.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (parsed, parsed_bytes) = library.contents.parsed();
         ScanCounts {
+            recalled: self.recalled.load(Ordering::Relaxed),
             scanned: self.scanned.load(Ordering::Relaxed),
             unsure: lock(&self.unsure).clone(),
             parsed,
@@ -262,6 +301,12 @@ impl ScannedInputs {
         *slot = Some(probe.clone());
         Ok(probe)
     }
+}
+
+/// The bytes of a file, if they are still those that the digest says.
+pub(super) fn read_as(path: &Path, digest: Digest, files: &FileTable) -> Result<Vec<u8>, Unsure> {
+    let bytes = fs_err::read(path).map_err(|_| Unsure::Disk)?;
+    if files.function().digest(&bytes) == digest { Ok(bytes) } else { Err(Unsure::Disk) }
 }
 
 /// The names beside a forced header where clang's driver looks for a precompiled one.

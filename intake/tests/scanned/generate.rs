@@ -195,7 +195,7 @@ impl Tree {
 }
 
 /// Makes the tree of `seed`; answers the flags to compile it with.
-fn make(scanned: &Scanned, seed: u64, clang: bool) -> Vec<String> {
+pub fn make(scanned: &Scanned, seed: u64, clang: bool) -> Vec<String> {
     let mut random = Random(seed);
     let cxx = random.once_in(2);
     let standards: &[&str] = match cxx {

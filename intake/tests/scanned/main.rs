@@ -8,6 +8,7 @@
 mod cases;
 mod generate;
 mod random;
+mod recalled;
 mod verified;
 #[path = "../staged/world.rs"]
 #[allow(dead_code)] // the other suite needs all of it
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dbuild_intake::recall::Earlier;
 use dbuild_intake::{
     DirTable, FindError, FindRequest, InputFinder, Inputs, NotSure, ScanLimits, ScannedInputs, TracedDepends,
 };
@@ -28,6 +30,7 @@ use self::world::World;
 /// A world with a scanner in it.
 pub struct Scanned {
     pub world: World,
+    pub directories: Arc<DirTable>,
     pub scanner: ScannedInputs,
 }
 
@@ -48,10 +51,25 @@ impl Scanned {
             limit: Duration::from_secs(300),
         };
         let directories = Arc::new(DirTable::new(1000, world::late));
-        Scanned { scanner: ScannedInputs::new(traced, directories, ScanLimits::default()), world }
+        let scanner = ScannedInputs::new(traced, directories.clone(), ScanLimits::default());
+        Scanned { world, directories, scanner }
     }
 
     pub fn both(&self, compiler: &Path, flags: &[&str]) -> Both {
+        self.request(compiler, flags, None, |request| Both {
+            scanned: self.scanner.scan(request),
+            traced: self.world.finder.find(request),
+        })
+    }
+
+    /// Has `ask` look for the inputs of a compile.
+    pub fn request<T>(
+        &self,
+        compiler: &Path,
+        flags: &[&str],
+        earlier: Option<&Earlier>,
+        ask: impl FnOnce(&FindRequest) -> T,
+    ) -> T {
         let toolchain = self.world.toolchain(compiler).unwrap();
         let mut command: Vec<OsString> = vec![compiler.into()];
         command.extend(flags.iter().map(OsString::from));
@@ -63,8 +81,9 @@ impl Scanned {
             task: &task,
             cwd: &cwd,
             env: &self.world.env,
+            earlier,
         };
-        Both { scanned: self.scanner.scan(&request), traced: self.world.finder.find(&request) }
+        ask(&request)
     }
 }
 

@@ -100,7 +100,7 @@ fn a_file_that_the_compiler_did_not_read_is_a_difference() {
     let input = |role| Input { path: path.clone(), digest, executable: false, role };
     unit.inputs.files.push(input(Role::Other));
     assert_eq!(unit.difference(), None);
-    unit.inputs.files.push(input(Role::Included));
+    unit.inputs.files.push(input(Role::Included([7; 16])));
     assert_eq!(unit.difference(), Some(Difference::NotRead(path)));
     unit.style = DependStyle::User;
     assert_eq!(unit.difference(), None);

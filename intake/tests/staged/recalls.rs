@@ -83,7 +83,7 @@ impl Case {
         let command = words(&self.command);
         let toolchain = world.toolchain(&installed(command[0].to_str().unwrap()).unwrap()).unwrap();
         let key = self.key(&toolchain.id, &world.task(&toolchain, &command).args);
-        recall(&self.store, &key, &world.files, &world.directories, &|_| true).unwrap()
+        recall(&self.store, &key, &world.files, &world.directories, &|_| true).unwrap().0
     }
 
     fn holds(&self) {

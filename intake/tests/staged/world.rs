@@ -124,7 +124,8 @@ impl World {
     }
 
     pub fn find(&self, toolchain: &Toolchain, argv0: &OsStr, task: &Task) -> Result<Inputs, FindError> {
-        self.finder.find(&FindRequest { toolchain, argv0, task, cwd: &self.cwd(), env: &self.env })
+        let (cwd, env, earlier) = (&*self.cwd(), &*self.env, None);
+        self.finder.find(&FindRequest { toolchain, argv0, task, cwd, env, earlier })
     }
 
     pub fn action(

@@ -418,6 +418,7 @@ impl Parser<'_> {
         };
         self.text.truncate(self.kept());
         Content {
+            fingerprint: std::sync::OnceLock::new(),
             directives: self.directives.into(),
             lines: self.lines.into(),
             text: self.text.into(),

@@ -1,0 +1,121 @@
+//! What a command read when it ran before, brought up to date: as long as no file's directives have changed, a new scan
+//! would find what the earlier one found.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use dbuild_compilers::Mentions;
+use dbuild_proto::Digest;
+use dbuild_proto::record::{FileSeen, ManifestEntry, TaskOutcome};
+use dbuild_scanner::Fingerprint;
+
+use super::{circumstances, path, places};
+use crate::files::{FileFacts, FileTable};
+use crate::inputs::{Input, Inputs, Role};
+use crate::listings::DirTable;
+use crate::observe::Absent;
+
+/// The inputs of an earlier run of a command. Nothing says that they are still right.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Earlier(ManifestEntry);
+
+impl Earlier {
+    pub(super) fn new(entry: ManifestEntry) -> Earlier {
+        Earlier(entry)
+    }
+
+    /// As if `inputs` had been remembered just now. `None`: something of them is gone.
+    pub fn of(inputs: &Inputs, files: &FileTable, directories: &DirTable) -> Option<Earlier> {
+        let circumstances = super::circumstances_of(inputs, files, directories).ok()?;
+        Some(Earlier(super::entry(inputs, &circumstances, TaskOutcome::default())))
+    }
+
+    /// The inputs as they are now, if the compile would read the same files as before. `directives` tells what a content
+    /// means to a scan, or that nobody knows.
+    ///
+    /// Only what a scan found can stand: what the compiler itself named may depend on more than directives.
+    pub fn revive(
+        &self,
+        files: &FileTable,
+        directories: &DirTable,
+        directives: &mut dyn FnMut(&Path, &FileFacts) -> Option<Fingerprint>,
+    ) -> Option<Inputs> {
+        let entry = &self.0;
+        let mut inputs = Inputs { files: Vec::with_capacity(entry.files.len()), ..Inputs::default() };
+        let mut mentions = Mentions::default();
+        let mut changed: HashSet<Digest> = HashSet::new();
+        for seen in &entry.files {
+            let path = path(&seen.path);
+            let facts = files.facts(path).ok()?;
+            let before = digest(seen)?;
+            let role = match Fingerprint::try_from(seen.directives.as_slice()) {
+                Ok(directives) => Role::Included(directives),
+                Err(_) => Role::Other,
+            };
+            if facts.digest != before {
+                let Role::Included(known) = role else { return None };
+                if directives(path, &facts)? != known {
+                    return None;
+                }
+                changed.extend([before, facts.digest]);
+            }
+            mentions = mentions.union(facts.mentions);
+            inputs.files.push(Input {
+                path: path.to_path_buf(),
+                digest: facts.digest,
+                executable: facts.executable,
+                role,
+            });
+        }
+        inputs.mentions = mentions;
+        let stands = inputs.are_scanned()
+            && stand_alone(entry, &inputs, &changed)
+            && places(entry, directories).is_none()
+            && same_circumstances(entry, &inputs, files, directories);
+        if !stands {
+            return None;
+        }
+        inputs.absent = entry
+            .absent
+            .iter()
+            .map(|absent| Absent {
+                directory: path(&absent.directory).to_path_buf(),
+                names: absent.names.iter().map(|name| OsStr::from_bytes(name).to_os_string()).collect(),
+            })
+            .collect();
+        inputs.directories = entry.directories.iter().map(|bytes| path(bytes).to_path_buf()).collect();
+        Some(inputs)
+    }
+}
+
+/// Files of equal content may be one to `#pragma once`. Which are, the circumstances say; but not where one joined or
+/// left such a company.
+fn stand_alone(entry: &ManifestEntry, inputs: &Inputs, changed: &HashSet<Digest>) -> bool {
+    if changed.is_empty() {
+        return true;
+    }
+    let mut seen = HashSet::new();
+    let alone =
+        |digest: Digest, seen: &mut HashSet<Digest>| !changed.contains(&digest) || seen.insert(digest);
+    let before = entry.files.iter().filter_map(digest).all(|digest| alone(digest, &mut seen));
+    seen.clear();
+    before && inputs.files.iter().all(|input| alone(input.digest, &mut seen))
+}
+
+fn same_circumstances(
+    entry: &ManifestEntry,
+    inputs: &Inputs,
+    files: &FileTable,
+    directories: &DirTable,
+) -> bool {
+    let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
+    let present = entry.directories.iter().map(|bytes| path(bytes));
+    let now = circumstances::digest(contents, present, files, directories);
+    now.is_ok_and(|now| now.as_slice() == entry.circumstances)
+}
+
+fn digest(seen: &FileSeen) -> Option<Digest> {
+    Digest::try_from(seen.blob.as_ref()?).ok()
+}
