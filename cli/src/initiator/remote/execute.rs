@@ -44,14 +44,18 @@ impl Remote {
         built: &BuiltAction,
         store: &Store,
     ) -> Result<Answer, Fault> {
-        if let Some(result) = self.cached(built).await? {
-            return self.bring(result, true, 0, store).await;
-        }
         let mut sent = 0;
         for attempt in 1.. {
-            sent += self.upload_toolchain(toolchain).await?;
             // Below a directory that the server has, it has everything; should it have lost something, it says so.
             let blobs = built.blobs(toolchain, &|digest| self.knows(digest));
+            let little = self.knows_toolchain(toolchain) && self.is_little(&blobs);
+            if attempt == 1
+                && !little
+                && let Some(result) = self.cached(built).await?
+            {
+                return self.bring(result, true, 0, store).await;
+            }
+            sent += self.upload_toolchain(toolchain).await?;
             sent += self.upload(&blobs).await?;
             match self.run(built).await? {
                 Ran::Response(response) => {

@@ -14,6 +14,10 @@ use super::{FUNCTION, Fault, Remote, lock};
 /// Blobs up to this size travel in batches.
 const SMALL: u64 = 256 * 1024;
 
+/// What is not known to be there is sent without asking if it is no more than this many bytes in all: the question would
+/// cost a round trip, and `Execute` looks into the pool's cache by itself.
+const LITTLE: u64 = 16 * 1024;
+
 /// Digests in one question; far below the message limit.
 const MAX_QUESTION: usize = 20_000;
 
@@ -21,14 +25,24 @@ const MAX_QUESTION: usize = 20_000;
 const CHUNK: usize = 256 * 1024;
 
 impl Remote {
+    /// Whether the server is known to have every blob of a toolchain's tree.
+    pub(super) fn knows_toolchain(&self, toolchain: &InputRoot) -> bool {
+        lock(&self.0.toolchains).contains(&toolchain.digest())
+    }
+
+    /// Whether so little of `blobs` is not known to be there that nobody needs to be asked.
+    pub(super) fn is_little(&self, blobs: &[Blob]) -> bool {
+        let unknown = blobs.iter().filter(|blob| !self.knows(&blob.digest));
+        unknown.map(|blob| blob.digest.size).sum::<u64>() <= LITTLE
+    }
+
     /// Makes sure that the server has every blob of a toolchain's tree; gives the bytes sent.
     pub(super) async fn upload_toolchain(&self, toolchain: &InputRoot) -> Result<u64, Fault> {
-        let digest = toolchain.digest();
-        if lock(&self.0.toolchains).contains(&digest) {
+        if self.knows_toolchain(toolchain) {
             return Ok(0);
         }
         let sent = self.upload(&toolchain.blobs()).await?;
-        lock(&self.0.toolchains).insert(digest);
+        lock(&self.0.toolchains).insert(toolchain.digest());
         Ok(sent)
     }
 
@@ -38,10 +52,13 @@ impl Remote {
         if unknown.is_empty() {
             return Ok(0);
         }
-        let missing = self.missing(&unknown).await?;
+        let missing = match self.is_little(blobs) {
+            true => None,
+            false => Some(self.missing(&unknown).await?),
+        };
         let (small, large): (Vec<&Blob>, Vec<&Blob>) = unknown
             .iter()
-            .filter(|blob| missing.contains(&blob.digest))
+            .filter(|blob| missing.as_ref().is_none_or(|missing| missing.contains(&blob.digest)))
             .partition(|blob| blob.digest.size <= SMALL);
         let mut sent = 0;
         for blob in large {
