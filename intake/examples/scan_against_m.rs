@@ -1,8 +1,9 @@
 //! Compares the directive scanner with `cc -M` over whole projects.
 //!
-//! `scan_against_m [--add FLAG]... [--compiler FROM=TO]... [--limit N] [--rounds N] [--list] FILE...`: each FILE is a
-//! `compile_commands.json`, or lines of `directory<TAB>command` with words as a shell would write them. Prints units,
-//! files missing and surplus, what was unsure and why, and the CPU time of both.
+//! `scan_against_m [--add FLAG]... [--compiler FROM=TO]... [--limit N] [--rounds N] [--list] [--watched] FILE...`: each
+//! FILE is a `compile_commands.json`, or lines of `directory<TAB>command` with words as a shell would write them. Prints
+//! units, files missing and surplus, what was unsure and why, and the CPU time of both. `--watched`: files and
+//! directories are watched, as an initiator does it, in place of a `stat` for each.
 
 #![allow(clippy::unwrap_used)] // a tool for developers: what fails ends it
 
@@ -16,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use dbuild_compilers::{Call, Depfile, Plan, Task, analyse};
 use dbuild_intake::{
     DirTable, FileTable, FindRequest, InputFinder, OnDisk, ScanLimits, ScannedInputs, Toolchain,
-    ToolchainRequest, Toolchains, TracedDepends,
+    ToolchainRequest, Toolchains, TracedDepends, Watch,
 };
 
 struct Unit {
@@ -46,6 +47,7 @@ struct Options {
     limit: usize,
     list: bool,
     rounds: usize,
+    watched: bool,
     files: Vec<PathBuf>,
 }
 
@@ -63,6 +65,7 @@ fn options() -> Options {
             "--limit" => options.limit = words.next().unwrap().parse().unwrap(),
             "--rounds" => options.rounds = words.next().unwrap().parse().unwrap(),
             "--list" => options.list = true,
+            "--watched" => options.watched = true,
             _ => options.files.push(word.into()),
         }
     }
@@ -248,11 +251,13 @@ fn main() {
     let reference = cpu().1 - before;
 
     // A table of its own: the toolchains must not have warmed it.
-    let cold_files = Arc::new(FileTable::new(1_000_000, SystemTime::now));
-    let directories = Arc::new(DirTable::new(100_000, SystemTime::now));
-    let scanner = ScannedInputs::new(traced(&cold_files), directories, ScanLimits::default());
+    let watch = Arc::new(if options.watched { Watch::start(400_000) } else { Watch::none() });
+    let cold_files = Arc::new(FileTable::new(1_000_000, SystemTime::now).watched(watch.clone()));
+    let directories = Arc::new(DirTable::new(100_000, SystemTime::now).watched(watch.clone()));
+    let scanner = ScannedInputs::new(traced(&cold_files), directories.clone(), ScanLimits::default());
     let judge = traced(&files);
     let mut times = Vec::new();
+    let mut looks = Vec::new();
     let mut real: HashMap<PathBuf, PathBuf> = HashMap::new();
     for round in 0..options.rounds.max(3) {
         let (own, children) = cpu();
@@ -266,6 +271,7 @@ fn main() {
         }
         let (own_after, children_after) = cpu();
         times.push((own_after - own, children_after - children));
+        looks.push(cold_files.counts().stats + directories.counts().stats);
         if round > 0 {
             continue;
         }
@@ -344,6 +350,12 @@ fn main() {
         counts.parsed_bytes >> 10,
         counts.probes,
         counts.bytes >> 10
+    );
+    println!(
+        "looks at files and directories, first and last round: {}, {}; {:?}",
+        looks[0],
+        looks[looks.len() - 1] - looks[looks.len() - 2],
+        watch.counts()
     );
     let (cold, children) = times[0];
     println!(

@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 pub use self::fingerprint::Fingerprint;
 pub use self::parse::parse;
 
+use crate::compiled::{Step, compile};
 use crate::macros::Definition;
 use crate::mode::Mode;
 use crate::symbols::{Names, Symbol};
@@ -99,6 +100,7 @@ pub(crate) struct Line {
     start: u32,
     length: u32,
     tokens: OnceLock<Option<Arc<[Token]>>>,
+    compiled: OnceLock<Option<Box<[Step]>>>,
     definition: OnceLock<Result<Arc<Definition>, Unsure>>,
 }
 
@@ -121,7 +123,7 @@ impl Content {
     pub fn bytes(&self) -> usize {
         size_of::<Content>()
             + self.directives.len() * size_of::<Directive>()
-            + self.lines.len() * (size_of::<Line>() + 64)
+            + self.lines.len() * (size_of::<Line>() + 80)
             + self.text.len()
     }
 
@@ -154,6 +156,12 @@ impl Content {
     pub(crate) fn tokens(&self, line: LineId, names: &Names) -> Option<Arc<[Token]>> {
         let cut = || tokens::cut(self.text(line), self.mode, names, true).map(Arc::from);
         self.lines[line as usize].tokens.get_or_init(cut).clone()
+    }
+
+    /// A condition of names and numbers.
+    pub(crate) fn compiled(&self, line: LineId, names: &Names) -> Option<&[Step]> {
+        let compile = || compile(&self.tokens(line, names)?, self.mode);
+        self.lines[line as usize].compiled.get_or_init(compile).as_deref()
     }
 
     /// The operand of an include: one header name, or what is to be expanded.

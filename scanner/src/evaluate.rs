@@ -9,6 +9,7 @@ use crate::directives::{BRANCH, Content, Directive, Include};
 use crate::expand::Context;
 use crate::host::{FileId, Host};
 use crate::macros::{Macro, Question, Table};
+use crate::memo::Memo;
 use crate::mode::{Has, Mode};
 use crate::search::{DirectoryId, Found, Places, Position, Start};
 use crate::symbols::{Names, Symbol};
@@ -51,6 +52,7 @@ pub struct Scratch {
     places: Places,
     entered: Vec<FileId>,
     once: HashSet<u64, RandomState>,
+    memo: Memo,
     targets: Vec<bool>,
     unsure_at: Option<(FileId, Vec<u8>)>,
 }
@@ -72,6 +74,7 @@ impl Scratch {
             places: Places::default(),
             entered: Vec::new(),
             once: HashSet::default(),
+            memo: Memo::default(),
             targets: Vec::new(),
         }
     }
@@ -93,6 +96,7 @@ pub(crate) struct Machine<'a> {
     pub contexts: &'a mut Vec<Context>,
     pub contents: &'a mut Vec<Arc<Content>>,
     pub places: &'a mut Places,
+    pub memo: &'a mut Memo,
     /// How many more files gcc may replace by precompiled ones.
     pub precompiled: u32,
     /// How deep in operands whose value does not matter.
@@ -124,6 +128,7 @@ pub fn scan(unit: &Unit, names: &Names, host: &mut dyn Host, scratch: &mut Scrat
     scratch.places.clear();
     scratch.entered.clear();
     scratch.once.clear();
+    scratch.memo.clear();
     scratch.targets.clear();
     let mut machine = Machine {
         names,
@@ -134,6 +139,7 @@ pub fn scan(unit: &Unit, names: &Names, host: &mut dyn Host, scratch: &mut Scrat
         contexts: &mut scratch.contexts,
         contents: &mut scratch.contents,
         places: &mut scratch.places,
+        memo: &mut scratch.memo,
         precompiled: if unit.mode.clang { 0 } else { PRECOMPILED },
         idle: 0,
         nesting: 0,
@@ -334,6 +340,7 @@ impl Machine<'_> {
     /// What a name is where a condition or an include asks.
     pub(crate) fn macro_in_condition(&mut self, name: Symbol) -> Result<Option<Macro>, Unsure> {
         let is = self.table.get(name);
+        self.memo.met(name, is);
         if self.retargeted {
             let own = self.frames.last().is_some_and(|frame| frame.own);
             let perhaps = match is {
@@ -349,10 +356,23 @@ impl Machine<'_> {
     }
 
     fn holds(&mut self, content: u32, line: u32) -> Result<bool, Unsure> {
+        if !self.retargeted {
+            let mut known = None;
+            if let Some(steps) = self.contents[content as usize].compiled(line, self.names) {
+                let cost = steps.len() as u64;
+                known = self.run_compiled(steps);
+                self.spend(cost)?;
+            }
+            if let Some(holds) = known.or_else(|| self.memo.get(content, line, self.table)) {
+                return Ok(holds);
+            }
+        }
+        self.memo.begin();
         let tokens = self.contents[content as usize].tokens(line, self.names).ok_or(Unsure::Condition)?;
         self.start_line(tokens);
         let holds = self.condition()?;
         self.finish_line();
+        self.memo.end(content, line, holds);
         Ok(holds)
     }
 
@@ -437,7 +457,8 @@ impl Machine<'_> {
             if !self.clang && self.found_elsewhere(found, identity) {
                 return Err(Unsure::TwoNames);
             }
-        } else if !self.once.is_empty() && self.once.contains(&self.host.identity(file)) {
+        } else if self.guarded(file) || !self.once.is_empty() && self.once.contains(&self.host.identity(file))
+        {
             return Ok(());
         }
         let index = file as usize;
@@ -478,6 +499,13 @@ impl Machine<'_> {
     fn found_elsewhere(&mut self, found: Found, identity: u64) -> bool {
         let others: Vec<Found> = self.places.all_found().filter(|other| *other != found).collect();
         others.into_iter().any(|other| self.host.identity(other.file) == identity)
+    }
+
+    /// Whether the file was read before, and its guard is defined: the commonest case of all.
+    fn guarded(&self, file: FileId) -> bool {
+        let Some(&Some(content)) = self.opened.get(file as usize) else { return false };
+        let guard = self.contents[content as usize].guard;
+        guard.is_some_and(|guard| self.table.get(guard).is_some())
     }
 
     fn once(&mut self) -> Result<(), Unsure> {
@@ -541,7 +569,11 @@ impl Machine<'_> {
             let plain =
                 matches!(token.kind, Kind::Name | Kind::String) || token.is(Op::Scope) || token.is(Op::Colon);
             // Whether the operand is expanded differs between compilers and operators.
-            if !plain || token.kind == Kind::Name && self.table.get(token.symbol).is_some() {
+            let named = token.kind == Kind::Name;
+            if named {
+                self.memo.met(token.symbol, self.table.get(token.symbol));
+            }
+            if !plain || named && self.table.get(token.symbol).is_some() {
                 return Err(Unsure::Question);
             }
             operand.extend_from_slice(&self.names.spelling(token.symbol));

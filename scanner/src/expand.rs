@@ -336,6 +336,10 @@ impl Machine<'_> {
 
     /// What a built-in macro gives.
     fn special(&mut self, special: Special, token: Token) -> Result<Option<Token>, Unsure> {
+        // The answer to a question is the same wherever it is asked.
+        if !matches!(special, Special::Asks(_) | Special::BuildingModule) {
+            self.memo.spoil();
+        }
         match special {
             Special::HasInclude | Special::HasIncludeNext => {
                 let found = self.has_include(special == Special::HasIncludeNext)?;

@@ -13,11 +13,11 @@ const NESTING: usize = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Value {
-    bits: u64,
-    unsigned: bool,
+    pub bits: u64,
+    pub unsigned: bool,
 }
 
-const fn truth(is: bool) -> Value {
+pub(crate) const fn truth(is: bool) -> Value {
     Value { bits: is as u64, unsigned: false }
 }
 
@@ -163,7 +163,7 @@ impl Machine<'_> {
     }
 }
 
-fn precedence(op: Op) -> Option<u8> {
+pub(crate) fn precedence(op: Op) -> Option<u8> {
     Some(match op {
         Op::OrOr => 1,
         Op::AndAnd => 2,
@@ -179,7 +179,7 @@ fn precedence(op: Op) -> Option<u8> {
     })
 }
 
-fn apply(op: Op, left: Value, right: Value) -> Result<Value, Unsure> {
+pub(crate) fn apply(op: Op, left: Value, right: Value) -> Result<Value, Unsure> {
     let unsigned = left.unsigned || right.unsigned;
     let (a, b) = (left.bits, right.bits);
     let (x, y) = (a as i64, b as i64);

@@ -6,6 +6,7 @@
 //!
 //! Pure: files and the compiler's answers come through [`Host`]. It knows no flags, no processes and no digests.
 
+mod compiled;
 mod directives;
 mod evaluate;
 mod expand;
@@ -13,6 +14,7 @@ mod expression;
 mod host;
 mod lines;
 mod macros;
+mod memo;
 mod mode;
 mod search;
 mod symbols;

@@ -53,6 +53,11 @@ pub(crate) const XOR: Symbol = Symbol(11);
 pub(crate) const COMPL: Symbol = Symbol(12);
 pub(crate) const NOT_EQ: Symbol = Symbol(13);
 
+/// C++'s names of operators.
+pub(crate) fn is_operator(name: Symbol) -> bool {
+    (AND..=NOT_EQ).contains(&name)
+}
+
 const SHARDS: usize = 16;
 
 /// What an entry costs besides its bytes: two pointers with lengths, counts, a slot of the map.

@@ -186,6 +186,59 @@ fn what_a_compiler_refuses_is_unsure() {
     assert_eq!(read(&[("src/main.c", &nested)]), Err(Unsure::Depth));
 }
 
+/// Words of conditions; most rows of them are refused.
+fn word() -> impl Strategy<Value = &'static str> {
+    let words = [
+        "defined",
+        "defined(A)",
+        "defined N",
+        "(",
+        ")",
+        "A",
+        "B",
+        "F",
+        "N",
+        "E",
+        "0",
+        "1",
+        "2u",
+        "-1",
+        "!",
+        "~",
+        "-",
+        "&&",
+        "||",
+        "+",
+        "*",
+        "/",
+        "%",
+        "<<",
+        ">>",
+        "==",
+        "<",
+        "&",
+        "^",
+        "?",
+        ":",
+        "and",
+        "not",
+        "true",
+        "1.0",
+        "__FILE__",
+    ];
+    proptest::sample::select(words.to_vec())
+}
+
+proptest! {
+    #[test]
+    fn compiled_conditions_are_what_they_were(words in proptest::collection::vec(word(), 1..12)) {
+        let macros = "#define A 3\n#define B 0xffffffffffffffff\n#define F(x) x\n#define N A\n#define E\n";
+        let text = words.join(" ");
+        // What begins with an empty macro cannot be put in order beforehand.
+        prop_assert_eq!(holds(macros, &text), holds(macros, &format!("E {text}")));
+    }
+}
+
 #[test]
 fn nested_groups_do_not_leak() {
     let text = "#if 1\n#if 0\n#endif\n#else\n#include \"no\"\n#endif\n#if 0\n#elif 1\n#if 0\n#elif 0\n#endif\n\

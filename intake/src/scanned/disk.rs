@@ -24,13 +24,21 @@ use crate::observe::Absent;
 
 /// A directory of this unit.
 struct Place {
-    /// Absolute, as the compiler spells it.
+    /// Absolute, as the compiler spells it; empty for what a listing showed to be missing.
     path: PathBuf,
     is: Is,
     /// Where names lead that have slashes, by all but their last part.
     below: Map<Box<[u8]>, usize>,
+    /// That it is missing is remembered.
+    told: bool,
     /// What was looked at in it.
     met: Map<OsString, Option<FileId>>,
+}
+
+impl Place {
+    fn new(path: PathBuf, is: Is) -> Place {
+        Place { path, is, below: Map::default(), told: false, met: Map::default() }
+    }
 }
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -52,6 +60,8 @@ struct Met {
     facts: FileFacts,
     /// Its text is part of the unit; otherwise it was only looked for.
     opened: Option<Arc<Content>>,
+    /// See [`Host::identity`]; worked out when it is asked for.
+    identity: Option<u64>,
 }
 
 pub(super) struct Disk<'a> {
@@ -205,8 +215,7 @@ impl<'a> Disk<'a> {
             Err(error) if gone(&error) => self.missing(path)?,
             Err(_) => return Err(Unsure::Disk),
         };
-        self.places.push(Place { path: path.to_path_buf(), is, below: Map::default(), met: Map::default() });
-        let number = self.places.len() - 1;
+        let number = self.put(Place::new(path.to_path_buf(), is));
         self.by_path.insert(path.as_os_str().to_os_string(), number);
         Ok(number)
     }
@@ -247,7 +256,7 @@ impl<'a> Disk<'a> {
             Ok(facts) => {
                 let number = self.met.len() as FileId;
                 let spelled = spelled();
-                self.met.push(Met { path: path.to_path_buf(), spelled, facts, opened: None });
+                self.met.push(Met { path: path.to_path_buf(), spelled, facts, opened: None, identity: None });
                 Ok(Some(number))
             }
             Err(error) if gone(&error) => Ok(None),
@@ -272,10 +281,56 @@ impl<'a> Disk<'a> {
         if let Some(&known) = self.places[at].below.get(head) {
             return Ok((known, last));
         }
-        let path = absolute(&self.places[at].path, head);
-        let place = self.place(&path)?;
+        let place = self.steps(at, head)?;
         self.places[at].below.insert(head.into(), place);
         Ok((place, last))
+    }
+
+    /// The place that `head` leads to from `at`. What a listing on the way does not have is not looked for: most
+    /// search directories have nothing by the first part of a header's name.
+    fn steps(&mut self, mut at: usize, head: &[u8]) -> Result<usize, Unsure> {
+        let parts = || head.split(|&byte| byte == b'/');
+        if parts().any(|part| matches!(part, b"" | b"." | b"..")) {
+            let path = absolute(&self.places[at].path, head);
+            return self.place(&path);
+        }
+        for part in parts() {
+            let name = OsStr::from_bytes(part);
+            if let Some(&known) = self.places[at].below.get(part) {
+                at = known;
+                continue;
+            }
+            let next = match &self.places[at].is {
+                Is::Missing(..) | Is::Blocked => return Ok(at),
+                Is::There(Some(names)) if !names.contains(name) => {
+                    let is = Is::Missing(at, name.to_os_string());
+                    self.put(Place::new(PathBuf::new(), is))
+                }
+                Is::There(_) => {
+                    let path = self.places[at].path.join(name);
+                    self.place(&path)?
+                }
+            };
+            self.places[at].below.insert(part.into(), next);
+            at = next;
+        }
+        Ok(at)
+    }
+
+    fn put(&mut self, place: Place) -> usize {
+        self.places.push(place);
+        self.places.len() - 1
+    }
+
+    /// The place itself is missing.
+    fn miss_all_below(&mut self, place: usize) {
+        let missing = &mut self.places[place];
+        if let Is::Missing(at, name) = &missing.is
+            && !std::mem::replace(&mut missing.told, true)
+        {
+            let (at, name) = (*at, name.clone());
+            self.miss(at, &name);
+        }
     }
 
     fn miss(&mut self, place: usize, name: &OsStr) {
@@ -303,9 +358,8 @@ impl Host for Disk<'_> {
         }
         match &self.places[place].is {
             Is::Blocked => return Ok(Look::Absent),
-            Is::Missing(below, missing) => {
-                let (below, missing) = (*below, missing.clone());
-                self.miss(below, &missing);
+            Is::Missing(..) => {
+                self.miss_all_below(place);
                 return Ok(Look::Absent);
             }
             Is::There(Some(names)) if !names.contains(last) => {
@@ -344,9 +398,8 @@ impl Host for Disk<'_> {
         let (place, last) = self.below(directory, name)?;
         match &self.places[place].is {
             Is::Blocked => return Ok(false),
-            Is::Missing(below, missing) => {
-                let (below, missing) = (*below, missing.clone());
-                self.miss(below, &missing);
+            Is::Missing(..) => {
+                self.miss_all_below(place);
                 return Ok(false);
             }
             Is::There(Some(names)) if names.contains(last) => return Ok(true),
@@ -385,13 +438,17 @@ impl Host for Disk<'_> {
     }
 
     fn identity(&mut self, file: FileId) -> u64 {
-        let facts = &self.met[file as usize].facts;
+        let met = &mut self.met[file as usize];
+        if let Some(known) = met.identity {
+            return known;
+        }
+        let facts = &met.facts;
         let identity = match self.clang {
             true => Identity::Inode(facts.signature.device, facts.signature.inode),
             false => Identity::Like(facts.signature.mtime.div_euclid(1_000_000_000), facts.digest),
         };
         let next = self.identities.len() as u64;
-        *self.identities.entry(identity).or_insert(next)
+        *met.identity.insert(*self.identities.entry(identity).or_insert(next))
     }
 
     fn ask(&mut self, question: Question, operand: &[u8], near: &Content) -> Result<i64, Unsure> {

@@ -171,6 +171,38 @@ fn directories_in_the_place_of_headers() {
 }
 
 #[test]
+fn conditions_of_a_header_that_is_read_again() {
+    let header = "#define IS(n) (K == n)\n#if IS(1)\n#include \"one.h\"\n#endif\n#if IS(2) && L\n#include \"two.h\"\n\
+                  #endif\n#if defined K && HAS(<three.h>)\n#include <three.h>\n#endif\n#undef IS\n";
+    let main = "#define HAS(x) 0\n#define K 1\n#include \"x.h\"\n#undef K\n#define K M\n#include \"x.h\"\n#define M 2\n\
+                #include \"x.h\"\n#define L (M)\n#include \"x.h\"\n#undef HAS\n#define HAS __has_include\n#include \"x.h\"\n\
+                #undef K\n#include \"x.h\"\n";
+    let files = [("a.c", main), ("x.h", header), ("one.h", ""), ("two.h", ""), ("in/three.h", "")];
+    agree(&files, &["-Iin", "a.c"]);
+}
+
+#[test]
+fn directories_that_are_missing_on_the_way() {
+    let main = "#include \"p/q/x.h\"\n#include \"p/q/y.h\"\n#include <p/../p/q/z.h>\n#include \"r/s/t/w.h\"\n#include \"p//q/v.h\"\n";
+    let files = [
+        ("src/a.c", main),
+        ("one/p/dummy", ""),
+        ("two/p", "no directory"),
+        ("three/p/q", "no directory"),
+        ("four/p/q/x.h", "#include \"q/y.h\"\n#include \"p/q/r/s.h\"\n"),
+        ("five/p/q/y.h", ""),
+        ("five/p/q/z.h", ""),
+        ("five/p/q/v.h", ""),
+        ("five/p/q/q/y.h", ""),
+        ("five/p/q/r/s.h", ""),
+        ("six/r/s/t/w.h", ""),
+        ("four/p/q/q/y.h", ""),
+    ];
+    let flags = ["-Ione", "-Itwo", "-Ithree", "-Ifour", "-Inone/at/all", "-Ifive", "-Isix", "src/a.c"];
+    agree(&files, &flags);
+}
+
+#[test]
 fn it_says_when_it_does_not_know() {
     for text in [
         "#if __COUNTER__ == 0\n#endif\n",
