@@ -91,13 +91,15 @@ pub fn scan_unit(bytes: &[u8]) -> bool {
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {
-    let texts: [&[u8]; 4] = [
+    let texts: [&[u8]; 5] = [
         b"\x00#include \"h1.h\"\n#if F(2) == 3 && defined(A)\n#include <h2.h>\n#endif\n\x01#ifndef G\n#define G\n\
           #define A\n#define F(x) (x + 1)\n#endif\n\x01#pragma once\n/* x */ int a = '\"'; // y \\\n z\n",
         b"\x01#define CAT(a, b) a##b\n#define STR(x) #x\n#define X(x) STR(x)\n#if CAT(1, 2) > 0x0bu ? 1 : 0\n\
           #include X(h1.h)\n#elif __has_include(<h2.h>)\n#else\n#endif\nauto r = R\"d(\n#error\n)d\";\n\x01#undef X\n\x01",
         b"\x08??=define V(a, ...) a __VA_ARGS__\n%:if V(1, + 2) || __has_builtin(x)\n#include_next <h1.h>\n#endif\n\x01#import \"h2.h\"\n\x01",
         b"\x06# comment don't\n#ifdef __ASSEMBLER__\n#include \"h1.h\"\n#endif\n#pragma push_macro(\"A\")\n#pragma pop_macro(\"A\")\n\x01",
+        b"\x00#define F(x) K\n#define K 1\n#include \"h1.h\"\n#define K (2)\n#include \"h1.h\"\n#include \"h1.h\"\n\x01\
+          #if K + 1 == -2 << 3 || !defined K\n#include \"h2.h\"\n#elif F(K) > 1 && ~K / 1u\n#endif\n#undef K\n\x01#undef F\n",
     ];
     texts.map(<[u8]>::to_vec).into()
 }

@@ -18,7 +18,7 @@ use crate::compiled::{Step, compile};
 use crate::macros::Definition;
 use crate::mode::Mode;
 use crate::symbols::{Names, Symbol};
-use crate::tokens::{self, Kind, Token};
+use crate::tokens::{self, ANGLED, Kind, Token};
 use crate::unsure::Unsure;
 
 /// The largest file that is scanned.
@@ -176,7 +176,7 @@ impl Content {
             let end = 1 + text[1..].iter().position(|&byte| byte == close)?;
             Some(Arc::from([Token {
                 kind: Kind::Header,
-                flags: 0,
+                flags: if close == b'>' { ANGLED } else { 0 },
                 symbol: names.intern(&text[..=end]),
                 value: 0,
             }]))

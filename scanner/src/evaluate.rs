@@ -13,7 +13,7 @@ use crate::memo::Memo;
 use crate::mode::{Has, Mode};
 use crate::search::{DirectoryId, Found, Places, Position, Start};
 use crate::symbols::{Names, Symbol};
-use crate::tokens::{Kind, Op, SPACE, Token};
+use crate::tokens::{ANGLED, Kind, Op, SPACE, Token};
 use crate::unit::Unit;
 use crate::unsure::Unsure;
 
@@ -379,16 +379,16 @@ impl Machine<'_> {
     fn include(&mut self, content: u32, line: u32, how: Include) -> Result<(), Unsure> {
         let tokens =
             self.contents[content as usize].operand(line, self.names).ok_or(Unsure::IncludeOperand)?;
-        let symbol = match &*tokens {
-            [Token { kind: Kind::Header, symbol, .. }] => *symbol,
+        let (symbol, angled) = match &*tokens {
+            [Token { kind: Kind::Header, symbol, flags, .. }] => (*symbol, flags & ANGLED != 0),
             _ => {
                 self.start_line(tokens);
                 let symbol = self.computed()?;
                 self.finish_line();
-                symbol
+                (symbol, self.is_angled(symbol))
             }
         };
-        let found = self.find(symbol, how == Include::Next)?.ok_or(Unsure::MissingHeader)?;
+        let found = self.find(symbol, angled, how == Include::Next)?.ok_or(Unsure::MissingHeader)?;
         self.enter(found, how)
     }
 
@@ -426,7 +426,7 @@ impl Machine<'_> {
         Ok(self.names.intern(&header))
     }
 
-    fn find(&mut self, symbol: Symbol, next: bool) -> Result<Option<Found>, Unsure> {
+    fn find(&mut self, symbol: Symbol, angled: bool, next: bool) -> Result<Option<Found>, Unsure> {
         let frame = self.frames.last().ok_or(Unsure::IncludeOperand)?;
         let (directory, position) = (frame.directory, frame.position);
         let main = self.frames.len() == 1 && position == Position::Nowhere;
@@ -435,7 +435,7 @@ impl Machine<'_> {
             (true, Position::Beside) if self.clang => return Err(Unsure::NextOfRelative),
             (true, Position::Beside) => Start::Chain(0),
             (true, Position::Nowhere) if self.clang && !main => return Err(Unsure::NextOfRelative),
-            _ if self.is_angled(symbol) => Start::Chain(self.places.angled),
+            _ if angled => Start::Chain(self.places.angled),
             _ => Start::Beside(directory),
         };
         if let Some(known) = self.known(start, symbol) {
@@ -519,7 +519,7 @@ impl Machine<'_> {
     fn dependency(&mut self, content: u32, line: u32) -> Result<(), Unsure> {
         let tokens = self.contents[content as usize].operand(line, self.names).ok_or(Unsure::Pragma)?;
         let [Token { kind: Kind::Header, symbol, .. }] = &*tokens else { return Err(Unsure::Pragma) };
-        self.find(*symbol, false)?.ok_or(Unsure::MissingHeader)?;
+        self.find(*symbol, self.is_angled(*symbol), false)?.ok_or(Unsure::MissingHeader)?;
         Ok(())
     }
 
@@ -538,7 +538,7 @@ impl Machine<'_> {
         if self.idle > 0 && !self.clang {
             return Ok(false);
         }
-        Ok(self.find(symbol, next)?.is_some())
+        Ok(self.find(symbol, self.is_angled(symbol), next)?.is_some())
     }
 
     /// `__has_builtin (…)` and its like, behind the word.

@@ -50,7 +50,6 @@ pub(crate) struct Places {
     numbers: HashMap<Box<[u8]>, DirectoryId, RandomState>,
     paths: Vec<Box<[u8]>>,
     found: HashMap<(Start, Symbol), Option<Found>, RandomState>,
-    brackets: HashMap<Symbol, bool, RandomState>,
     /// Quote directories, then those for `<…>`.
     pub chain: Vec<DirectoryId>,
     /// Where those for `<…>` begin.
@@ -62,7 +61,6 @@ impl Places {
         self.numbers.clear();
         self.paths.clear();
         self.found.clear();
-        self.brackets.clear();
         self.chain.clear();
         self.angled = 0;
     }
@@ -98,10 +96,9 @@ impl Machine<'_> {
         path
     }
 
-    /// Whether the header name has angle brackets; said once per name.
-    pub(crate) fn is_angled(&mut self, symbol: Symbol) -> bool {
-        let names = self.names;
-        *self.places.brackets.entry(symbol).or_insert_with(|| names.spelling(symbol).first() == Some(&b'<'))
+    /// Whether the header name has angle brackets.
+    pub(crate) fn is_angled(&self, symbol: Symbol) -> bool {
+        self.names.spelling(symbol).first() == Some(&b'<')
     }
 
     /// What was found before.

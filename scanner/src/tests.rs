@@ -239,6 +239,54 @@ proptest! {
     }
 }
 
+/// Changes of macros between two readings of a header.
+fn change() -> impl Strategy<Value = &'static str> {
+    let changes = [
+        "#undef A",
+        "#undef A\n#define A 0",
+        "#undef A\n#define A 1",
+        "#undef A\n#define A B",
+        "#undef B",
+        "#undef B\n#define B A",
+        "#undef B\n#define B (A + 1)",
+        "#undef F\n#define F(x) x",
+        "#undef F\n#define F(x) 0",
+        "#undef F\n#define F(x) defined(x)",
+        "#undef F\n#define F __has_builtin",
+        "#undef F\n#define F(x) __has_include(<once>)",
+        "",
+    ];
+    prop::sample::select(changes.to_vec())
+}
+
+proptest! {
+    #[test]
+    fn what_is_remembered_of_conditions_stands(
+        condition in prop::sample::select(vec![
+            "F(A)", "F(A) && B", "A == B", "F(B) || F(A)", "B > 0 && F(__builtin_expect)", "!F(F(A)) ? B : A", "defined A && A",
+        ]),
+        changes in proptest::collection::vec(change(), 1..12),
+    ) {
+        let header = format!("#if {condition}\n#include MARK\n#endif\n");
+        let unit = |own: bool| {
+            let mut main = "#define F(x) x\n".to_owned();
+            let mut files: Vec<(String, String)> = vec![("one/once".into(), String::new())];
+            for (at, change) in changes.iter().enumerate() {
+                let name = if own { format!("h{at}") } else { "h".into() };
+                main += &format!("{change}\n#define MARK \"y{at}\"\n#include \"{name}\"\n#undef MARK\n");
+                files.push((format!("src/{name}"), header.clone()));
+                files.push((format!("src/y{at}"), String::new()));
+            }
+            files.push(("src/main.c".into(), main));
+            let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
+            let found = read(&files)?;
+            Ok::<_, Unsure>(found.split(' ').filter(|path| !path.starts_with("src/h")).collect::<Vec<_>>().join(" "))
+        };
+        // A header for each place is evaluated for the first time.
+        prop_assert_eq!(unit(false), unit(true));
+    }
+}
+
 #[test]
 fn nested_groups_do_not_leak() {
     let text = "#if 1\n#if 0\n#endif\n#else\n#include \"no\"\n#endif\n#if 0\n#elif 1\n#if 0\n#elif 0\n#endif\n\

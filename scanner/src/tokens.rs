@@ -67,6 +67,8 @@ pub(crate) const STRINGIFIED: u8 = 8;
 pub(crate) const VALUED: u8 = 16;
 /// The number is unsigned.
 pub(crate) const UNSIGNED: u8 = 32;
+/// The header's name stands in angle brackets.
+pub(crate) const ANGLED: u8 = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Token {
