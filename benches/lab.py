@@ -68,16 +68,20 @@ class Lab:
         figures |= {"units": self.project.units, "differing": self.project.differing(), "printed": text[-500:],
                     "finished": self.project.finished(start), **tool.extra(cluster)}
         self.add(cluster, variant, figures)
+        if figures["helpers_cpu"] == 0 and variant in ("dbuild cold", "dbuild", "distcc", "icecc"):
+            raise SystemExit(f"{variant}: nothing reached the helpers\n{text[-2000:]}")
         if figures["differing"] and variant.startswith(("dbuild", "yardstick", "plain")):
             raise SystemExit(f"{variant}: {figures['differing']} objects differ from the plain build's")
 
     def warm_up(self, cluster, tool):
         """Brings the toolchain to every helper."""
         slots = len(cluster.helpers) * self.args.slots
-        self.project.warm_up.generate(slots * 3)
-        words = self.project.warm_up.make(slots * 2, tool.word)
+        self.project.warm_up.generate(slots * 3, tool.warm_up_words(cluster))
+        words = self.project.warm_up.make(slots * 2)
         figures, _, _ = measure(cluster, tool, words, self.project.warm_up.build)
         self.add(cluster, f"{tool.name} toolchain", {**figures, **tool.extra(cluster)})
+        if min(figures["each_helper"]) < 0.02:
+            raise SystemExit(f"{tool.name}: the toolchain did not reach every helper: {figures['each_helper']}")
 
     def add(self, cluster, variant, figures):
         self.report.add(len(cluster.helpers), self.round, variant, figures)
@@ -97,6 +101,8 @@ class Lab:
             self.add(cluster, "make and links alone", figures)
 
     def ours(self, helpers):
+        if self.args.skip_dbuild:
+            return
         with self.cluster(helpers) as cluster:
             self.dbuild.start(cluster)
             self.build(cluster, self.dbuild, "dbuild cold")
@@ -146,6 +152,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", type=lambda text: [word for word in text.split(",") if word],
                         default=["distcc", "icecc"])
+    parser.add_argument("--skip-dbuild", action="store_true", help="only the yardstick and the peers")
     parser.add_argument("--units", type=int, default=0, help="only about so many of the project")
     parser.add_argument("--slots", type=int, default=2, help="of each helper, for every distributor")
     parser.add_argument("--local-slots", type=int, help="DBUILD_LOCAL_SLOTS (default: not set)")

@@ -64,7 +64,7 @@ class Host:
     def __init__(self, name, address, group, cores, home, hide):
         self.name, self.address, self.group, self.home = name, address, group, home
         self.logs = home / "logs"
-        for place in (self.logs, home / "tmp"):
+        for place in (self.logs, home / "tmp", home / "home"):
             place.mkdir(parents=True)
         (home / "tmp").chmod(0o1777)
         home.chmod(0o755)

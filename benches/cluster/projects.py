@@ -95,14 +95,17 @@ class WarmUp:
         self.build = place
         self.compiler, self.suffix = {"c": ("gcc", "c"), "cxx": ("g++", "cc")}[kind]
 
-    def generate(self, units):
+    def generate(self, units, words):
+        """The units take the words before their compilers in turn."""
         shutil.rmtree(self.build, ignore_errors=True)
         self.build.mkdir()
+        rules = []
         for n in range(units):
-            (self.build / f"w{n}.{self.suffix}").write_text(f"int w{n}(void) {{ return {n}; }}\n")
-        (self.build / "Makefile").write_text(
-            f"all: $(patsubst %.{self.suffix},%.o,$(wildcard *.{self.suffix}))\n"
-            f"%.o: %.{self.suffix}\n\t$(WORD) {self.compiler} -c $< -o $@\n")
+            source = f"w{n}.{self.suffix}"
+            (self.build / source).write_text(f"int w{n}(void) {{ return {n}; }}\n")
+            rules.append(f"w{n}.o: {source}\n\t{words[n % len(words)]} {self.compiler} -c {source} -o $@\n")
+        objects = " ".join(f"w{n}.o" for n in range(units))
+        (self.build / "Makefile").write_text(f"all: {objects}\n" + "".join(rules))
 
-    def make(self, jobs, word=""):
-        return ["make", "-s", f"-j{jobs}", *([f"WORD={word}"] if word else [])]
+    def make(self, jobs):
+        return ["make", "-s", f"-j{jobs}"]

@@ -31,6 +31,10 @@ class Plain:
     def start(self, cluster):
         pass
 
+    def warm_up_words(self, cluster):
+        """What stands before the compilers of trivial units, so that they reach all helpers."""
+        return [self.word]
+
     def extra(self, cluster):
         return {}
 
@@ -55,11 +59,24 @@ class Distcc(Plain):
                            DISTCC_DIR=f"{HOME}/distcc")
 
     def start(self, cluster):
+        (cluster.client.home / "distcc").mkdir()
         for host in cluster.helpers:
             host.start("distccd", ["distccd", "--daemon", "--no-detach", "--listen", host.address, "--allow",
                                    "10.77.0.0/24", "--jobs", self.slots, "--log-level", "notice", "--log-stderr"],
                        environment())
         wait_until("distccd", lambda: all(host.listens(3632) for host in cluster.helpers))
+
+
+# Namespaces do not divide the machine's counts of load: every host would look as busy as all together, and icecream's
+# scheduler gives nothing to a busy host. So its hosts see counts that stand still.
+READY_FOR_ICECC = """
+mkdir -p /run/icecc /run/host/icecc
+chown $1 /run/icecc /run/host/icecc
+cat /proc/stat > /run/stat
+echo 0.00 0.00 0.00 1/100 1 > /run/loadavg
+mount --bind /run/stat /proc/stat
+mount --bind /run/loadavg /proc/loadavg
+"""
 
 
 class Icecc(Plain):
@@ -86,15 +103,17 @@ class Icecc(Plain):
     def env(self, cluster):
         return environment(ICECC_VERSION=str(self.tarball))
 
+    def warm_up_words(self, cluster):
+        return [f"env ICECC_PREFERRED_HOST={host.name} {self.word}" for host in cluster.helpers]
+
     def start(self, cluster):
         self.tarball or self.pack()
         user = "icecc" if subprocess.run(["id", "icecc"], capture_output=True).returncode == 0 else "nobody"
         aux = cluster.aux
-        aux.start("scheduler", [tool("icecc-scheduler"), "-n", "lab", "-p", "8765", "-vv"], environment())
+        aux.start("scheduler", [tool("icecc-scheduler"), "-n", "lab", "-p", "8765", "-vvv"], environment())
         wait_until("icecc-scheduler", lambda: aux.listens(8765))
         for host in [*cluster.helpers, cluster.client]:
-            host.run(["sh", "-c", f"mkdir -p /run/icecc {HOME}/icecc && chown {user} /run/icecc {HOME}/icecc"],
-                     environment())
+            host.run(["sh", "-ec", READY_FOR_ICECC, "sh", user], environment())
             mine = ["-m", "1", "--no-remote"] if host is cluster.client else ["-m", self.slots]
             host.start("iceccd", [tool("iceccd"), "-n", "lab", "-s", f"{aux.address}:8765", *mine, "-N", host.name,
                                   "-b", f"{HOME}/icecc", "-u", user], environment())
