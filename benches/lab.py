@@ -44,6 +44,10 @@ from cluster.report import Report
 from cluster.tools import Dbuild, Distcc, Icecc, Plain, tool as find_tool
 
 
+# What a round consists of: yardstick and plain build, dbuild from nothing, dbuild with the toolchain there, peers.
+PARTS = ["alone", "cold", "known", "others"]
+
+
 class Lab:
     def __init__(self, args, place):
         self.args, self.place = args, place
@@ -100,12 +104,12 @@ class Lab:
             figures, _, _ = measure(cluster, plain, self.project.make(1), self.project.build)
             self.add(cluster, "make and links alone", figures)
 
-    def ours(self, helpers):
-        if self.args.skip_dbuild:
-            return
+    def cold(self, helpers):
         with self.cluster(helpers) as cluster:
             self.dbuild.start(cluster)
             self.build(cluster, self.dbuild, "dbuild cold")
+
+    def known(self, helpers):
         with self.cluster(helpers) as cluster:
             self.dbuild.start(cluster)
             self.warm_up(cluster, self.dbuild)
@@ -114,7 +118,7 @@ class Lab:
             self.dbuild.forget(cluster)
             self.build(cluster, self.dbuild, "dbuild shared")
 
-    def theirs(self, helpers):
+    def others(self, helpers):
         for peer in self.peers:
             with self.cluster(helpers) as cluster:
                 peer.start(cluster)
@@ -128,14 +132,17 @@ class Lab:
             for helpers in self.args.helpers:
                 for self.round in range(1, self.args.rounds + 1):
                     print(f"{helpers} helpers, round {self.round} of {self.args.rounds}", flush=True)
-                    self.alone(helpers)
-                    self.ours(helpers)
-                    self.theirs(helpers)
+                    for part in self.args.parts:
+                        getattr(self, part)(helpers)
         finally:
             self.tree.close()
 
     def close(self):
         self.report.close()
+
+
+def words(text):
+    return [word for word in text.split(",") if word]
 
 
 def numbers(text):
@@ -150,9 +157,8 @@ def main():
     parser.add_argument("--rate", default="200mbit", help="of each link, as tc takes it; empty: no limit")
     parser.add_argument("--period", type=int, default=20000, help="of the quota, in microseconds")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", type=lambda text: [word for word in text.split(",") if word],
-                        default=["distcc", "icecc"])
-    parser.add_argument("--skip-dbuild", action="store_true", help="only the yardstick and the peers")
+    parser.add_argument("--peers", type=words, default=["distcc", "icecc"])
+    parser.add_argument("--parts", type=words, default=PARTS, help=f"of a round: {','.join(PARTS)}")
     parser.add_argument("--units", type=int, default=0, help="only about so many of the project")
     parser.add_argument("--slots", type=int, default=2, help="of each helper, for every distributor")
     parser.add_argument("--local-slots", type=int, help="DBUILD_LOCAL_SLOTS (default: not set)")
