@@ -18,7 +18,8 @@ Variants, for each number of helpers and in each round:
     dbuild toolchain      one trivial unit for each slot and a few more: what it costs to bring the toolchain there
     dbuild                after that; nothing of the project is known
     dbuild again          after that: everything in the client's cache
-    dbuild shared         after that, with an emptied client: everything in the pool's cache
+    dbuild shared         after that, with an emptied client: what helpers compiled is in the pool's cache, and what
+                          the client itself compiled because they were busy is not (the counts are in --output)
     distcc                the toolchain is on every host, as it demands
     icecc toolchain       as for dbuild; making the tarball is not in it
     icecc                 after that
@@ -175,6 +176,9 @@ def main():
         sys.exit(f"{args.dbuild} is not there: cargo build --release -p dbuild, or name one with --dbuild")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit("interrupted"))
+    for old in WORK.glob("lab-*"):
+        if not args.keep and not Path("/proc", old.name.removeprefix("lab-")).exists():
+            shutil.rmtree(old, ignore_errors=True)
     place = WORK / f"lab-{os.getpid()}"
     try:
         lab = Lab(args, place)

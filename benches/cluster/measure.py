@@ -52,10 +52,12 @@ def measure(cluster, tool, words, cwd):
     machine = machine_cpu()
     sampler = Sampler(cluster)
     sampler.start()
-    of_day, start = time.time(), time.monotonic()
-    code, text = cluster.client.run(command, tool.env(cluster), cwd, check=False)
-    wall = time.monotonic() - start
-    sampler.stop()
+    try:
+        of_day, start = time.time(), time.monotonic()
+        code, text = cluster.client.run(command, tool.env(cluster), cwd, check=False)
+        wall = time.monotonic() - start
+    finally:
+        sampler.stop()
     machine = machine_cpu() - machine
     burnt = {host.name: host.group.cpu() - burnt[host.name] for host in hosts}
     after = cluster.client.wire()

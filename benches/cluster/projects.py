@@ -41,8 +41,8 @@ class Project:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         options, parts = {"c": libgit2, "cxx": protobuf}[kind](place)
-        subprocess.run(["cmake", "-S", place / "source", "-B", self.build, "-G", "Ninja", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
-                        *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(["cmake", "-S", place / "source", "-B", self.build, "-G", "Ninja",
+                        "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         commands = json.loads((self.build / "compile_commands.json").read_text())
         calls = [shlex.split(entry["command"])[1:] for entry in commands]
         calls = [call for call in calls if any(part in self.output(call) for part in parts)]
