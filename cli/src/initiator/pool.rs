@@ -13,6 +13,7 @@ use dbuild_proto::record::{OutputFile, TaskOutcome};
 use super::invocation::{Context, blocking};
 use super::near::{Missed, readies};
 use super::remote::{self, Remote};
+use super::slots::Slot;
 use super::task::{Answered, Here, OBJECT, Prepared, Verdict};
 use super::{outputs, policy};
 use crate::config::processors;
@@ -21,19 +22,23 @@ use crate::record::{Event, Placement};
 /// The longest that an action may run on a helper.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Asks the pool, if there is one for this task.
-pub async fn answer(context: Arc<Context>, missed: Missed) -> Verdict {
+/// Why a task runs here that helpers could have run.
+const FULL: &str = "helpers are busy";
+
+/// Asks the pool, if there is one for this task. `alone`: it is the only task of its call.
+pub async fn answer(context: Arc<Context>, missed: Missed, alone: bool) -> Verdict {
     let Missed { prepared, miss, notice } = missed;
     let task = prepared.task.clone();
     let mut here = match (&context.coordinator, &task.distribute) {
         (None, _) => Here::new(prepared, "no pool"),
         (Some(_), Err(reason)) => Here::new(prepared, reason.to_string()),
         (Some(_), Ok(())) if context.variable("LD_PRELOAD").is_some() => Here::new(prepared, "LD_PRELOAD"),
-        (Some(url), Ok(())) => match ask(&context, &prepared, url).await {
+        (Some(url), Ok(())) => match ask(&context, &prepared, url, alone).await {
             Ok(answered) => return Verdict::Answered(answered),
             Err(refusal) => {
                 let mut here = Here::new(prepared, refusal.reason);
                 here.fault = refusal.fault;
+                here.slot = refusal.slot;
                 here
             }
         },
@@ -52,17 +57,19 @@ pub async fn answer(context: Arc<Context>, missed: Missed) -> Verdict {
 struct Refusal {
     reason: String,
     fault: Option<String>,
+    /// The slot that it is to run in.
+    slot: Option<Slot>,
 }
 
 impl Refusal {
     /// The task is not one for helpers; nothing is wrong.
     fn because(reason: impl Into<String>) -> Self {
-        Refusal { reason: reason.into(), fault: None }
+        Refusal { reason: reason.into(), fault: None, slot: None }
     }
 
     fn fault(message: impl Into<String>) -> Self {
         let message = message.into();
-        Refusal { reason: message.clone(), fault: Some(message) }
+        Refusal { reason: message.clone(), fault: Some(message), slot: None }
     }
 }
 
@@ -72,7 +79,12 @@ impl From<remote::Fault> for Refusal {
     }
 }
 
-async fn ask(context: &Arc<Context>, prepared: &Prepared, url: &str) -> Result<Answered, Refusal> {
+async fn ask(
+    context: &Arc<Context>,
+    prepared: &Prepared,
+    url: &str,
+    alone: bool,
+) -> Result<Answered, Refusal> {
     let remote: Remote = context.initiator.remote(url)?;
     remote.ready(&context.session).await?;
     let store = context.initiator.store.clone().map_err(Refusal::fault)?;
@@ -87,7 +99,16 @@ async fn ask(context: &Arc<Context>, prepared: &Prepared, url: &str) -> Result<A
     };
     drop(turn);
     let toolchain = prepared.toolchain.clone();
-    let answer = remote.execute(&toolchain.root, &built, &store).await?;
+    let answer = match remote.recall(&built, &store).await? {
+        Some(answer) => answer,
+        None => {
+            // In the pool it would only wait, and a slot here is free. A call's other tasks would hold it up.
+            if alone && let Some(slot) = context.spare_slot(&remote) {
+                return Err(Refusal { slot: Some(slot), ..Refusal::because(FULL) });
+            }
+            remote.execute(&toolchain.root, &built, &store).await?
+        }
+    };
 
     let (context, prepared) = (context.clone(), prepared.clone());
     blocking(move || accept(&context, &prepared, &inputs, &built, answer))

@@ -37,16 +37,22 @@ pub struct Answer {
 }
 
 impl Remote {
-    /// Runs `built` at the pool, or takes the pool's cached result, and brings the outputs into `store`.
+    /// Takes the pool's cached result of `built`, if it has one, and brings the outputs into `store`.
+    pub async fn recall(&self, built: &BuiltAction, store: &Store) -> Result<Option<Answer>, Fault> {
+        match self.cached(built).await? {
+            Some(result) => self.bring(result, true, 0, store).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Runs `built` at the pool and brings the outputs into `store`.
     pub async fn execute(
         &self,
         toolchain: &InputRoot,
         built: &BuiltAction,
         store: &Store,
     ) -> Result<Answer, Fault> {
-        if let Some(result) = self.cached(built).await? {
-            return self.bring(result, true, 0, store).await;
-        }
+        let _running = self.running();
         let mut sent = 0;
         for attempt in 1.. {
             sent += self.upload_toolchain(toolchain).await?;
