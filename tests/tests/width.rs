@@ -80,3 +80,35 @@ fn without_a_pool_nothing_is_filled_in() {
     user.set("DBUILD_COORDINATOR", "http://127.0.0.1:9");
     says(&user, &dir, &["make"], "[]\n");
 }
+
+/// With every slot of the pool taken, free slots here are used; what comes out is the same.
+#[test]
+fn the_client_helps_out_when_the_pool_is_full() {
+    let skips = Skips::new("helping out");
+    if !namespaces_work() {
+        skips.skip("all of it", "the kernel refuses user namespaces");
+        return;
+    }
+    const UNITS: usize = 40;
+    let cluster = TestCluster::start(1);
+    let mut user = Sandbox::of(&cluster);
+    let dir = user.fresh_dir("project");
+    for n in 0..UNITS {
+        std::fs::write(dir.join(format!("u{n}.c")), format!("int u{n}(int x) {{ return x + {n}; }}\n"))
+            .unwrap();
+    }
+    let objects: Vec<String> = (0..UNITS).map(|n| format!("u{n}.o")).collect();
+    let script = format!("make -s -j8 CC=gcc CFLAGS='-O2 -g' {}", objects.join(" "));
+    let read = || objects.iter().map(|object| std::fs::read(dir.join(object)).unwrap()).collect::<Vec<_>>();
+    user.plain_sh(&dir, &script).ok();
+    let plain = read();
+    user.set("DBUILD_LOCAL_SLOTS", "1");
+    user.plain_sh(&dir, "rm *.o").ok();
+    user.dbuild_sh(&dir, &script).ok();
+    assert!(read() == plain, "an object differs");
+    let counters = user.counters();
+    assert!(counters.local > 0 && counters.gave_reason("helpers are busy"), "{counters}");
+    assert!(counters.remote > 0, "{counters}");
+    assert_eq!((counters.remote + counters.local, counters.fallbacks), (UNITS as u64, 0), "{counters}");
+    skips.done();
+}

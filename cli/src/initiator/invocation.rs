@@ -15,6 +15,7 @@ use super::connection::Connection;
 use super::local::{self, Objects};
 use super::near::{self, Near};
 use super::pool;
+use super::slots::Slot;
 use super::task::{Answered, Here, Prepared, Verdict};
 use crate::config::processors;
 use crate::record::{Event, Placement, TaskEnd};
@@ -60,6 +61,14 @@ impl Context {
             (None, 0) => processors(),
             (_, slots) => slots.max(1),
         }
+    }
+
+    /// A free slot here for what helpers could run, too.
+    pub fn spare_slot(&self) -> Option<Slot> {
+        if self.local_slots == 0 {
+            return None;
+        }
+        self.initiator.slots.try_take(self.local_slots)
     }
 
     /// `program argv…` as a child of the shim.
@@ -227,14 +236,15 @@ async fn exec(context: &Context, connection: &mut Connection, reason: &str, slot
 
 async fn run_tasks(context: &Arc<Context>, connection: &mut Connection, tasks: Tasks) -> io::Result<()> {
     let Tasks { family, near, objects, then } = tasks;
-    let split = near.len() > 1 || then.is_some();
+    let alone = near.len() == 1;
+    let split = !alone || then.is_some();
 
     // What needs no process of the shim's: all tasks at the same time.
     let asked = near.into_iter().map(|near| async {
         match near {
             Near::Answered(answered) => Verdict::Answered(answered),
             Near::Here(here) => Verdict::Here(here),
-            Near::Missed(missed) => pool::answer(context.clone(), *missed).await,
+            Near::Missed(missed) => pool::answer(context.clone(), *missed, alone).await,
         }
     });
     let verdicts = tokio::select! {
@@ -320,10 +330,13 @@ async fn run_here(
     let mut started = Started::All;
     while !waiting.is_empty() {
         let limit = context.slots_for_compiles();
-        let mut slots = vec![tokio::select! {
-            slot = context.initiator.slots.take(limit) => slot,
-            () = connection.closed() => return Ok(None),
-        }];
+        let mut slots: Vec<Slot> = waiting.iter_mut().filter_map(|(_, work)| work.slot.take()).collect();
+        if slots.is_empty() {
+            slots.push(tokio::select! {
+                slot = context.initiator.slots.take(limit) => slot,
+                () = connection.closed() => return Ok(None),
+            });
+        }
         while slots.len() < waiting.len() {
             match context.initiator.slots.try_take(limit) {
                 Some(slot) => slots.push(slot),

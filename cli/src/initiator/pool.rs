@@ -15,6 +15,7 @@ use dbuild_proto::{Digest, DigestFunction};
 use super::invocation::{Context, blocking};
 use super::near::{Missed, readies};
 use super::remote::{self, Remote};
+use super::slots::Slot;
 use super::task::{Answered, Here, OBJECT, Prepared, Verdict};
 use super::{outputs, policy};
 use crate::config::processors;
@@ -26,19 +27,23 @@ pub const SCAN_DIFFERS: &str = "the compiler read other files than the scan had 
 /// The longest that an action may run on a helper.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Asks the pool, if there is one for this task.
-pub async fn answer(context: Arc<Context>, missed: Missed) -> Verdict {
+/// Why a task runs here that helpers could have run.
+const FULL: &str = "helpers are busy";
+
+/// Asks the pool, if there is one for this task. `alone`: it is the only task of its call.
+pub async fn answer(context: Arc<Context>, missed: Missed, alone: bool) -> Verdict {
     let Missed { prepared, miss, notice, earlier } = missed;
     let task = prepared.task.clone();
     let mut here = match (&context.coordinator, &task.distribute) {
         (None, _) => Here::new(prepared, "no pool"),
         (Some(_), Err(reason)) => Here::new(prepared, reason.to_string()),
         (Some(_), Ok(())) if context.variable("LD_PRELOAD").is_some() => Here::new(prepared, "LD_PRELOAD"),
-        (Some(url), Ok(())) => match ask(&context, &prepared, earlier, url).await {
+        (Some(url), Ok(())) => match ask(&context, &prepared, earlier, url, alone).await {
             Ok(answered) => return Verdict::Answered(answered),
             Err(refusal) => {
                 let mut here = Here::new(prepared, refusal.reason);
                 here.fault = refusal.fault;
+                here.slot = refusal.slot;
                 here
             }
         },
@@ -57,17 +62,19 @@ pub async fn answer(context: Arc<Context>, missed: Missed) -> Verdict {
 struct Refusal {
     reason: String,
     fault: Option<String>,
+    /// The slot that it is to run in.
+    slot: Option<Slot>,
 }
 
 impl Refusal {
     /// The task is not one for helpers; nothing is wrong.
     fn because(reason: impl Into<String>) -> Self {
-        Refusal { reason: reason.into(), fault: None }
+        Refusal { reason: reason.into(), fault: None, slot: None }
     }
 
     fn fault(message: impl Into<String>) -> Self {
         let message = message.into();
-        Refusal { reason: message.clone(), fault: Some(message) }
+        Refusal { reason: message.clone(), fault: Some(message), slot: None }
     }
 }
 
@@ -82,6 +89,7 @@ async fn ask(
     prepared: &Prepared,
     earlier: Option<Earlier>,
     url: &str,
+    alone: bool,
 ) -> Result<Answered, Refusal> {
     let remote: Remote = context.initiator.remote(url)?;
     remote.ready(&context.session).await?;
@@ -97,7 +105,17 @@ async fn ask(
     };
     drop(turn);
     let toolchain = prepared.toolchain.clone();
-    let answer = remote.execute(&toolchain.root, &built, &store).await?;
+    // In a full pool it would only wait. A call's other tasks would hold one up that runs here.
+    let waits = alone && remote.full(&context.session);
+    let answer = match remote.recall(&toolchain.root, &built, &store, waits).await? {
+        Some(answer) => answer,
+        None => {
+            if waits && let Some(slot) = context.spare_slot() {
+                return Err(Refusal { slot: Some(slot), ..Refusal::because(FULL) });
+            }
+            remote.execute(&toolchain.root, &built, &store).await?
+        }
+    };
 
     let (context, prepared) = (context.clone(), prepared.clone());
     blocking(move || accept(&context, &prepared, &inputs, &built, answer))

@@ -16,6 +16,7 @@ use dbuild_shims::frame::{Command, Ran};
 
 use super::invocation::Context;
 use super::outputs::{self, Manner};
+use super::slots::Slot;
 use crate::record::{Placement, TaskEnd};
 
 /// How the object between compile and link is called in records and on helpers, whose directories are their own.
@@ -54,6 +55,8 @@ pub struct Here {
     /// Why its answer is not kept, as far as that is known before it runs.
     pub uncacheable: Option<String>,
     pub traced: Option<Traced>,
+    /// The slot that was taken for it, if one was.
+    pub slot: Option<Slot>,
 }
 
 /// A run that is observed.
@@ -98,6 +101,7 @@ impl Here {
             miss: None,
             uncacheable: None,
             traced: None,
+            slot: None,
         }
     }
 

@@ -37,24 +37,39 @@ pub struct Answer {
 }
 
 impl Remote {
-    /// Runs `built` at the pool, or takes the pool's cached result, and brings the outputs into `store`.
+    /// Takes the pool's cached result of `built`, if it has one, and brings the outputs into `store`. Where little is to be
+    /// uploaded nobody asks, unless it must be known (`certainly`): `execute` finds the same, and saves a round trip.
+    pub async fn recall(
+        &self,
+        toolchain: &InputRoot,
+        built: &BuiltAction,
+        store: &Store,
+        certainly: bool,
+    ) -> Result<Option<Answer>, Fault> {
+        if !certainly && self.knows_toolchain(toolchain) {
+            let blobs = built.blobs(toolchain, &|digest| self.knows(digest));
+            if self.is_little(&blobs) {
+                return Ok(None);
+            }
+        }
+        match self.cached(built).await? {
+            Some(result) => self.bring(result, true, 0, store).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Runs `built` at the pool and brings the outputs into `store`.
     pub async fn execute(
         &self,
         toolchain: &InputRoot,
         built: &BuiltAction,
         store: &Store,
     ) -> Result<Answer, Fault> {
+        let _running = self.running();
         let mut sent = 0;
         for attempt in 1.. {
             // Below a directory that the server has, it has everything; should it have lost something, it says so.
             let blobs = built.blobs(toolchain, &|digest| self.knows(digest));
-            let little = self.knows_toolchain(toolchain) && self.is_little(&blobs);
-            if attempt == 1
-                && !little
-                && let Some(result) = self.cached(built).await?
-            {
-                return self.bring(result, true, 0, store).await;
-            }
             sent += self.upload_toolchain(toolchain).await?;
             sent += self.upload(&blobs).await?;
             match self.run(built).await? {

@@ -6,6 +6,7 @@
 mod download;
 mod execute;
 mod greeting;
+mod room;
 mod upload;
 
 use std::collections::{HashMap, HashSet};
@@ -22,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use execute::Answer;
 use greeting::Greeting;
+use room::Room;
 
 /// dbuild's own digest function on the wire.
 const FUNCTION: DigestFunction = DigestFunction::Blake3;
@@ -61,6 +63,7 @@ struct Inner {
     uploads: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     down: Mutex<Option<(Instant, String)>>,
     greeting: Greeting,
+    room: Room,
 }
 
 impl Remote {
@@ -82,6 +85,7 @@ impl Remote {
             uploads: Mutex::default(),
             down: Mutex::default(),
             greeting: Greeting::default(),
+            room: Room::default(),
         })))
     }
 

@@ -1,0 +1,111 @@
+"""What is built: real sources from packages, configured by their own CMake files, built by one flat makefile.
+
+The makefile has the compiler calls that CMake wrote down, with a word before each for the peers that need one, and two
+links: an archive and a relocatable object. It costs the client little itself, which matters where the client is slow.
+"""
+
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+from builds import crate
+
+# Which units of a configured project are built: those of whose objects' paths one of these is a part.
+LIBGIT2 = ("CMakeFiles/libgit2.dir", "CMakeFiles/util.dir", "CMakeFiles/git2_cli.dir", "CMakeFiles/xdiff.dir")
+ABSEIL = ("strings", "log", "flags", "status", "synchronization", "random", "container", "hash")
+PROTOBUF = ("CMakeFiles/libprotobuf-lite.dir", *(f"third_party/abseil-cpp/absl/{part}/" for part in ABSEIL))
+
+
+def libgit2(place):
+    shutil.copytree(crate("libgit2-sys") / "libgit2", place / "source")
+    return ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DCMAKE_C_FLAGS_RELWITHDEBINFO=-O2 -g",
+            "-DBUILD_TESTS=OFF", "-DUSE_HTTPS=OFF", "-DUSE_SSH=OFF",
+            "-DUSE_SHA256=Builtin", "-DREGEX_BACKEND=builtin", "-DUSE_BUNDLED_ZLIB=ON"], LIBGIT2
+
+
+def protobuf(place):
+    shutil.copytree(crate("protobuf-src") / "protobuf", place / "source")
+    return ["-DCMAKE_BUILD_TYPE=Debug", "-Dprotobuf_BUILD_TESTS=OFF", "-Dprotobuf_WITH_ZLIB=OFF"], PROTOBUF
+
+
+class Project:
+    """A configured project at `place`, and what its plain build gives."""
+
+    def __init__(self, kind, place, units, jobs):
+        self.kind, self.place, self.jobs = kind, place, jobs
+        self.compiler = {"c": "gcc", "cxx": "g++"}[kind]
+        self.build = place / "build"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        options, parts = {"c": libgit2, "cxx": protobuf}[kind](place)
+        subprocess.run(["cmake", "-S", place / "source", "-B", self.build, "-G", "Ninja",
+                        "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        commands = json.loads((self.build / "compile_commands.json").read_text())
+        calls = [shlex.split(entry["command"])[1:] for entry in commands]
+        calls = [call for call in calls if any(part in self.output(call) for part in parts)]
+        if units:
+            calls = calls[::max(1, len(calls) // units)][:units]
+        self.objects = [self.build / self.output(call) for call in calls]
+        self.units = len(calls)
+        self.write_makefile(calls)
+        self.warm_up = WarmUp(place / "warm-up", kind)
+        for name in self.objects:
+            name.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(self.make(), cwd=self.build, check=True, stdout=subprocess.DEVNULL)
+        self.plain = self.digests()
+
+    @staticmethod
+    def output(call):
+        return call[call.index("-o") + 1]
+
+    def write_makefile(self, calls):
+        rules = [f"{self.output(call)}:\n\t$(WORD) {self.compiler} {shlex.join(call).replace('$', '$$')}\n"
+                 for call in calls]
+        lines = [f"OBJECTS := {' '.join(self.output(call) for call in calls)}",
+                 "all: everything.a everything.o",
+                 "everything.a: $(OBJECTS)\n\tar crs $@ $(OBJECTS)",
+                 f"everything.o: $(OBJECTS)\n\t{self.compiler} -r -nostdlib -o $@ $(OBJECTS)", *rules]
+        (self.build / "Makefile").write_text("\n".join(lines) + "\n")
+
+    def make(self, jobs=None, word=""):
+        return ["make", "-s", f"-j{jobs or self.jobs}", *([f"WORD={word}"] if word else [])]
+
+    def clean(self, links_only=False):
+        for name in [self.build / "everything.a", self.build / "everything.o", *([] if links_only else self.objects)]:
+            name.unlink(missing_ok=True)
+
+    def digests(self):
+        return {name: hashlib.sha256(name.read_bytes()).digest() for name in self.objects}
+
+    def differing(self):
+        return sum(self.plain[name] != digest for name, digest in self.digests().items())
+
+    def finished(self, start):
+        """Seconds after `start` (a time of day) at which each object was written, in order."""
+        return sorted(round(name.stat().st_mtime - start, 2) for name in self.objects)
+
+
+class WarmUp:
+    """Trivial units, enough to reach every slot of every helper: they bring the toolchain there and nothing else."""
+
+    def __init__(self, place, kind):
+        self.build = place
+        self.compiler, self.suffix = {"c": ("gcc", "c"), "cxx": ("g++", "cc")}[kind]
+
+    def generate(self, units, words):
+        """The units take the words before their compilers in turn."""
+        shutil.rmtree(self.build, ignore_errors=True)
+        self.build.mkdir()
+        rules = []
+        for n in range(units):
+            source = f"w{n}.{self.suffix}"
+            (self.build / source).write_text(f"int w{n}(void) {{ return {n}; }}\n")
+            rules.append(f"w{n}.o: {source}\n\t{words[n % len(words)]} {self.compiler} -c {source} -o $@\n")
+        objects = " ".join(f"w{n}.o" for n in range(units))
+        (self.build / "Makefile").write_text(f"all: {objects}\n" + "".join(rules))
+
+    def make(self, jobs):
+        return ["make", "-s", f"-j{jobs}"]
