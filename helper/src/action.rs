@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{Store, StoreConfig};
@@ -22,10 +21,11 @@ use crate::execute::{Finished, Patience, execute};
 use crate::fault::{Trouble, blocking};
 use crate::fetch::Fetcher;
 use crate::input::Directories;
-use crate::layout::{Cover, Plan, Step, Wish, plan};
+use crate::layout::{Cover, Plan, Wish, plan};
 use crate::remote::{Payload, Remote, Scope, endpoint};
 use crate::sandbox::{Sandbox, spec};
-use crate::stage::{Scratch, StageError, stage};
+use crate::skeleton::{Skeleton, Skeletons, files};
+use crate::stage::StageError;
 use crate::tree::Input;
 use crate::trees::{Tree, Trees};
 use crate::{HelperConfig, HelperError, Limits, collect};
@@ -49,7 +49,7 @@ struct Shared {
     directories: Directories,
     trees: Arc<Trees>,
     sandbox: Sandbox,
-    serial: AtomicU64,
+    skeletons: Arc<Skeletons>,
     /// One permit per slot, taken while a directory is removed.
     removals: Arc<Semaphore>,
     slots: u32,
@@ -66,8 +66,8 @@ struct Times {
 
 /// An action on disk, ready to run. Dropping it removes its directory.
 struct Staged {
-    scratch: Scratch,
-    plan: Plan,
+    skeleton: Skeleton,
+    plan: Arc<Plan>,
     /// In the order of the plan's shared covers; holding them keeps them on disk.
     trees: Vec<Arc<Tree>>,
 }
@@ -102,7 +102,7 @@ impl Worker {
             directories: Directories::default(),
             trees: Arc::new(trees),
             sandbox,
-            serial: AtomicU64::new(0),
+            skeletons: Arc::new(Skeletons::new(runs, config.slots.max(1))),
             removals: Arc::new(Semaphore::new(config.slots.max(1) as usize)),
             slots: config.slots.max(1),
             _lock: lock,
@@ -118,7 +118,10 @@ impl Worker {
     /// Waits until no directory of an action is left.
     pub async fn settle(&self) {
         // The semaphore is never closed; with all its permits in hand nothing is being removed.
-        let _ = self.shared.removals.acquire_many(self.shared.slots).await;
+        let _all = self.shared.removals.acquire_many(self.shared.slots).await;
+        let skeletons = Arc::clone(&self.shared.skeletons);
+        // It can only fail by a panic, which has been reported.
+        let _ = tokio::task::spawn_blocking(move || skeletons.clear()).await;
     }
 
     /// Runs one lease to its outcome. No process of the action is left when this returns.
@@ -157,20 +160,28 @@ impl Shared {
         let ran = execute(&self.sandbox, self.spec(&job, &staged), &patience).await;
         // The mounts are gone with the action: the trees may go too.
         staged.trees.clear();
+        // Where nothing is mounted an action may have changed what is kept; and one that was ended by force may, if
+        // the kernel is stuck, not be gone.
+        let keep = ran.is_ok() && job.root_is_root && self.sandbox.namespaces();
         let outcome = match ran {
             Ok(finished) => unless(cancel, self.publish(&scope, job, &staged, finished, times)).await,
             Err(trouble) => Err(trouble),
         };
-        self.discard(staged.scratch).await;
+        self.discard(staged.skeleton, keep).await;
         outcome
     }
 
-    /// Has an action's directory removed while its result is on the way. Waits only when more directories are
-    /// being removed than actions can run: then the disk is what is slow.
-    async fn discard(&self, scratch: Scratch) {
+    /// Has what an action wrote removed while its result is on the way, or with it the rest of its directory. Waits
+    /// only when more is being removed than actions can run: then the disk is what is slow.
+    async fn discard(&self, skeleton: Skeleton, keep: bool) {
         let permit = Arc::clone(&self.removals).acquire_owned().await;
+        let skeletons = Arc::clone(&self.skeletons);
         tokio::task::spawn_blocking(move || {
-            drop(scratch);
+            if keep {
+                skeletons.give_back(skeleton);
+            } else {
+                drop(skeleton);
+            }
             drop(permit);
         });
     }
@@ -196,10 +207,9 @@ impl Shared {
                 "read the action: {digest} is larger than {MAX_MESSAGE} bytes"
             )));
         }
-        self.fetcher.ensure(scope, HashSet::from([digest])).await?;
-        let (store, function) = (self.fetcher.store().clone(), scope.function);
-        let bytes = blocking(move || Ok(store.read(function, &digest)?)).await?;
-        M::decode(bytes.as_slice()).map_err(|error| Trouble::Bad(format!("decode {digest}: {error}")))
+        let read = self.fetcher.read(scope, HashSet::from([digest])).await?;
+        let bytes = read.get(&digest).map_or(&[][..], |bytes| bytes);
+        M::decode(bytes).map_err(|error| Trouble::Bad(format!("decode {digest}: {error}")))
     }
 
     /// Refuses what this helper's owner or its sandbox does not allow; another helper may.
@@ -226,29 +236,33 @@ impl Shared {
             mounts: self.sandbox.namespaces(),
             other_uid: self.sandbox.other_uid(job.root_is_root).is_some(),
         };
+        self.trees.begin();
         let worth = &mut |digest: &Digest| self.trees.worth(scope.function, digest);
         let plan = plan(&input, wish, worth).map_err(|error| Trouble::Bad(error.to_string()))?;
-        let mut tries = 0;
-        loop {
-            let trees = self.share(scope, &input, &plan).await?;
-            self.fetcher.ensure(scope, files(&plan)).await?;
-            let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-            let path = self.data_dir.join("run-v1").join(serial.to_string());
-            let (store, function, steps) = (self.fetcher.store().clone(), scope.function, plan.steps.clone());
+        let plan = Arc::new(plan);
+        let trees = self.share(scope, &input, &plan).await?;
+        let mut skeleton = self.skeletons.take(&plan.cwd);
+        for _ in 0..STAGE_TRIES {
+            let change = skeleton.change(&plan.steps, &plan.cwd);
+            let unseen = self.fetcher.unseen(scope.function, files(&plan.steps, &change));
+            self.fetcher.ensure(scope, unseen).await?;
+            let (store, function, steps) = (self.fetcher.store().clone(), scope.function, Arc::clone(&plan));
             let owner = self.sandbox.other_uid(job.root_is_root);
             let staged = blocking(move || {
-                let scratch = Scratch::new(path)?;
-                Ok(stage(&store, function, scratch.path(), &steps, owner).map(|()| scratch))
+                let applied = skeleton.apply(&store, function, &steps.steps, change, owner);
+                Ok(applied.map(|()| skeleton))
             });
             match staged.await? {
-                Ok(scratch) => return Ok(Staged { scratch, plan, trees }),
-                Err(StageError::Gone(digest)) if tries + 1 < STAGE_TRIES => {
+                Ok(skeleton) => return Ok(Staged { skeleton, plan, trees }),
+                Err(StageError::Gone(digest)) => {
                     tracing::info!("the store lost {digest}; fetching again");
-                    tries += 1;
+                    self.fetcher.forget();
                 }
                 Err(error) => return Err(Trouble::Infrastructure(error.to_string())),
             }
+            skeleton = self.skeletons.empty();
         }
+        Err(Trouble::Infrastructure("lay out the input root: the store loses blobs".to_owned()))
     }
 
     async fn share(&self, scope: &Scope, input: &Input, plan: &Plan) -> Result<Vec<Arc<Tree>>, Trouble> {
@@ -275,7 +289,7 @@ impl Shared {
             }
         });
         spec::Spec {
-            root: bytes(staged.scratch.path()),
+            root: bytes(staged.skeleton.path()),
             root_is_root: job.root_is_root,
             covers: covers.collect(),
             tmp_bytes: if staged.plan.own_tmp { 0 } else { self.limits.tmp_bytes },
@@ -301,7 +315,7 @@ impl Shared {
         times: Times,
     ) -> Result<re::ActionResult, Trouble> {
         let (function, max_bytes) = (scope.function, self.limits.output_bytes);
-        let (root, cwd) = (staged.scratch.path().to_owned(), staged.plan.cwd.clone());
+        let (root, cwd) = (staged.skeleton.path().to_owned(), staged.plan.cwd.clone());
         let mut collected =
             blocking(move || collect::collect(&root, &cwd, &job.outputs, function, max_bytes)).await?;
         let metadata = self.metadata(&finished, &times);
@@ -365,16 +379,6 @@ async fn unless<T>(
         () = cancel.cancelled() => Err(Trouble::Cancelled),
         done = phase => done,
     }
-}
-
-fn files(plan: &Plan) -> HashSet<Digest> {
-    plan.steps
-        .iter()
-        .filter_map(|step| match step {
-            Step::File { digest, .. } => Some(*digest),
-            _ => None,
-        })
-        .collect()
 }
 
 fn now() -> Option<Timestamp> {

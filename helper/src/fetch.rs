@@ -3,19 +3,27 @@
 //! Knows no trees and no files.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dbuild_cache::Store;
 use dbuild_proto::{Digest, DigestFunction};
 use tokio::sync::watch;
 
 use crate::fault::{Trouble, blocking};
-use crate::remote::{Remote, Scope};
+use crate::remote::{Remote, SMALL, Scope};
 
 /// Rounds after which a blob that was fetched and is still not there is the store's fault.
 const ROUNDS: usize = 5;
 
 type Key = (DigestFunction, Digest);
+
+/// Small messages that stay in memory, in bytes all together: an action's directories stand in the way of its
+/// start, and as files of the store each would cost more than it takes to fetch it.
+const KEPT_BYTES: usize = 32 << 20;
+/// Blobs whose presence is remembered.
+const SEEN: usize = 200_000;
+/// So few files are looked at without changing the thread.
+const FEW: usize = 32;
 
 /// What is being fetched; a receiver ends when its fetch does.
 type Flights = Arc<Mutex<HashMap<Key, watch::Receiver<()>>>>;
@@ -25,6 +33,16 @@ pub struct Fetcher {
     store: StoreHandle,
     remote: Remote,
     flights: Flights,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// Lock order: never held across I/O or `await`, nor with the flights.
+#[derive(Debug, Default)]
+struct Memory {
+    messages: HashMap<Key, Arc<[u8]>>,
+    bytes: usize,
+    /// What was in the store when it was last looked for.
+    seen: HashSet<Key>,
 }
 
 /// The store has no `Debug` of its own.
@@ -55,7 +73,7 @@ impl Drop for Claim {
 
 impl Fetcher {
     pub fn new(store: Store, remote: Remote) -> Fetcher {
-        Fetcher { store: StoreHandle(store), remote, flights: Flights::default() }
+        Fetcher { store: StoreHandle(store), remote, flights: Flights::default(), memory: Arc::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -66,12 +84,99 @@ impl Fetcher {
         &self.remote
     }
 
+    /// Reads messages, which the helper looks at itself: small ones do not touch the disk.
+    pub async fn read(
+        &self,
+        scope: &Scope,
+        digests: HashSet<Digest>,
+    ) -> Result<HashMap<Digest, Arc<[u8]>>, Trouble> {
+        let mut found = HashMap::with_capacity(digests.len());
+        let (mut wanted, large): (Vec<Digest>, Vec<Digest>) =
+            digests.into_iter().partition(|digest| digest.size <= SMALL);
+        for _ in 0..ROUNDS {
+            self.recall(scope.function, &mut wanted, &mut found);
+            if wanted.is_empty() {
+                break;
+            }
+            let (claim, others) = self.claim(scope.function, &wanted);
+            let mut mine = claim.keys.iter().map(|(_, digest)| *digest).collect();
+            self.recall(scope.function, &mut mine, &mut found);
+            if !mine.is_empty() {
+                let read = self.remote.read(scope, mine).await?;
+                let mut memory = self.memory();
+                for (digest, bytes) in read {
+                    let bytes = Arc::<[u8]>::from(bytes);
+                    if memory.bytes + bytes.len() > KEPT_BYTES {
+                        memory.messages.clear();
+                        memory.bytes = 0;
+                    }
+                    memory.bytes += bytes.len();
+                    memory.messages.insert((scope.function, digest), Arc::clone(&bytes));
+                    found.insert(digest, bytes);
+                }
+            }
+            wanted.retain(|digest| !found.contains_key(digest));
+            drop(claim);
+            wait_for(others).await;
+        }
+        if !wanted.is_empty() {
+            return Err(Trouble::Infrastructure(format!(
+                "fetch {} messages that others fetch",
+                wanted.len()
+            )));
+        }
+        if !large.is_empty() {
+            self.ensure(scope, large.iter().copied().collect()).await?;
+            let (store, function) = (self.store().clone(), scope.function);
+            let read = blocking(move || {
+                let read = |digest: Digest| Ok((digest, store.read(function, &digest)?.into()));
+                large.into_iter().map(read).collect::<Result<Vec<_>, Trouble>>()
+            });
+            found.extend(read.await?);
+        }
+        Ok(found)
+    }
+
+    /// Moves from `wanted` to `found` what is in memory.
+    fn recall(
+        &self,
+        function: DigestFunction,
+        wanted: &mut Vec<Digest>,
+        found: &mut HashMap<Digest, Arc<[u8]>>,
+    ) {
+        let memory = self.memory();
+        wanted.retain(|digest| match memory.messages.get(&(function, *digest)) {
+            Some(bytes) => {
+                found.insert(*digest, Arc::clone(bytes));
+                false
+            }
+            None => true,
+        });
+    }
+
+    /// Those of `digests` that were never seen in the store. The others may have been evicted since: whoever then
+    /// finds that one is gone calls [`Fetcher::forget`] and tries again.
+    pub fn unseen(&self, function: DigestFunction, digests: impl Iterator<Item = Digest>) -> HashSet<Digest> {
+        let memory = self.memory();
+        digests.filter(|digest| !memory.seen.contains(&(function, *digest))).collect()
+    }
+
+    /// Looks again for everything.
+    pub fn forget(&self) {
+        self.memory().seen.clear();
+    }
+
     /// Returns when all of `digests` are in the store.
     pub async fn ensure(&self, scope: &Scope, digests: HashSet<Digest>) -> Result<(), Trouble> {
-        let mut wanted: Vec<Digest> = digests.into_iter().collect();
+        let mut wanted: Vec<Digest> = digests.iter().copied().collect();
         for _ in 0..ROUNDS {
             wanted = self.lacking(scope.function, wanted).await?;
             if wanted.is_empty() {
+                let mut memory = self.memory();
+                if memory.seen.len() + digests.len() > SEEN {
+                    memory.seen.clear();
+                }
+                memory.seen.extend(digests.into_iter().map(|digest| (scope.function, digest)));
                 return Ok(());
             }
             let (claim, others) = self.claim(scope.function, &wanted);
@@ -82,10 +187,7 @@ impl Fetcher {
                 self.remote.download(scope, &mine, self.store()).await?;
             }
             drop(claim);
-            for mut other in others {
-                // An error is the end that is waited for: nothing is ever sent.
-                let _ = other.changed().await;
-            }
+            wait_for(others).await;
         }
         Err(Trouble::Infrastructure(format!("keep {} blobs that were fetched in the store", wanted.len())))
     }
@@ -96,11 +198,19 @@ impl Fetcher {
         mut digests: Vec<Digest>,
     ) -> Result<Vec<Digest>, Trouble> {
         let store = self.store().clone();
+        if digests.len() <= FEW {
+            digests.retain(|digest| !store.contains(function, digest));
+            return Ok(digests);
+        }
         blocking(move || {
             digests.retain(|digest| !store.contains(function, digest));
             Ok(digests)
         })
         .await
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Claims what nobody fetches yet, and listens to those who fetch the rest.
@@ -121,5 +231,13 @@ impl Fetcher {
         }
         drop(flights);
         (claim, others)
+    }
+}
+
+/// Until all these fetches have ended, however.
+async fn wait_for(others: Vec<watch::Receiver<()>>) {
+    for mut other in others {
+        // An error is the end that is waited for: nothing is ever sent.
+        let _ = other.changed().await;
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dbuild_proto::{Digest, DigestFunction, MAX_MESSAGE};
 
 use crate::Limits;
-use crate::fault::{Trouble, blocking};
+use crate::fault::Trouble;
 use crate::fetch::Fetcher;
 use crate::remote::Scope;
 use crate::tree::{Dir, Input, TreeError};
@@ -89,16 +89,11 @@ impl Directories {
                 "decode directory {digest}: it is larger than {MAX_MESSAGE} bytes"
             )));
         }
-        fetcher.ensure(scope, unknown.clone()).await?;
-        let (store, function) = (fetcher.store().clone(), scope.function);
-        let decoded = blocking(move || {
-            let decode = |digest: Digest| {
-                let bytes = store.read(function, &digest)?;
-                Ok((digest, Arc::new(Dir::decode(&bytes).map_err(bad)?)))
-            };
-            unknown.into_iter().map(decode).collect::<Result<Vec<_>, Trouble>>()
-        })
-        .await?;
+        let mut decoded = Vec::with_capacity(unknown.len());
+        for (digest, bytes) in fetcher.read(scope, unknown).await? {
+            decoded.push((digest, Arc::new(Dir::decode(&bytes).map_err(bad)?)));
+        }
+        let function = scope.function;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() + decoded.len() > KEPT {
             known.clear();

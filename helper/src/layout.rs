@@ -7,7 +7,7 @@
 //! `#pragma once` of clang takes one inode for one file.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dbuild_proto::Digest;
 
@@ -61,6 +61,14 @@ pub enum Step {
     File { path: PathBuf, digest: Digest, executable: bool, how: How },
 }
 
+impl Step {
+    pub fn path(&self) -> &Path {
+        match self {
+            Step::Dir { path, .. } | Step::Link { path, .. } | Step::File { path, .. } => path,
+        }
+    }
+}
+
 /// One mount over the laid-out tree, outer ones first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cover {
@@ -71,6 +79,7 @@ pub enum Cover {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
+    /// Depth first.
     pub steps: Vec<Step>,
     pub covers: Vec<Cover>,
     /// Where the working directory really is, relative to the root.
@@ -291,7 +300,7 @@ impl Planner<'_> {
     }
 
     /// A subtree that is used twice in one action is shared only once: see the head of this file.
-    fn share(&mut self, path: &std::path::Path, digest: Digest) -> bool {
+    fn share(&mut self, path: &Path, digest: Digest) -> bool {
         let shared = self.wish.mounts
             && self.input.nodes(&digest) >= SHARE_FROM
             && !self.shared.contains(&digest)
@@ -303,7 +312,7 @@ impl Planner<'_> {
         shared
     }
 
-    fn lay_files(&mut self, path: &std::path::Path, dir: &Dir, open: bool) {
+    fn lay_files(&mut self, path: &Path, dir: &Dir, open: bool) {
         for link in &dir.links {
             self.plan.steps.push(Step::Link { path: path.join(&*link.name), target: link.target.clone() });
         }

@@ -15,6 +15,7 @@ mod input;
 mod layout;
 mod remote;
 mod sandbox;
+mod skeleton;
 mod stage;
 mod state;
 mod tree;

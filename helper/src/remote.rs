@@ -3,6 +3,7 @@
 //!
 //! Formats: REAPI ContentAddressableStorage and the ByteStream resource names of its `compressed-blobs` section.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use tonic::{Code, Status};
 use crate::fault::{Trouble, blocking};
 
 /// Blobs up to this size travel in batches, whose envelope costs less than a stream.
-const SMALL: u64 = 256 * 1024;
+pub const SMALL: u64 = 256 * 1024;
 /// Pieces of a stream, in bytes.
 const PIECE: usize = 512 * 1024;
 /// What a digest and a status add to a blob in a batch, generously.
@@ -103,6 +104,28 @@ impl Remote {
         if missing.is_empty() { Ok(()) } else { Err(Trouble::Missing(missing)) }
     }
 
+    /// Reads small blobs into memory, verified. Those that the coordinator lacks are named in [`Trouble::Missing`].
+    pub async fn read(&self, scope: &Scope, digests: Vec<Digest>) -> Result<Vec<(Digest, Vec<u8>)>, Trouble> {
+        let batches = futures_util::stream::iter(batches(digests, |digest| digest.size))
+            .map(|batch| self.ask_batch(scope, batch))
+            .buffer_unordered(PARALLEL)
+            .try_collect::<Vec<_>>();
+        let mut blobs = Vec::new();
+        let mut missing = Vec::new();
+        for answer in batches.await? {
+            missing.extend(answer.absent);
+            let mut inflater = Inflater::default();
+            for (digest, compressor, data) in answer.found {
+                let data = inflater.inflate(compressor, data, &digest)?;
+                if scope.function.digest(&data) != digest {
+                    return Err(Trouble::here("read a blob", format!("{digest} came with other content")));
+                }
+                blobs.push((digest, data));
+            }
+        }
+        if missing.is_empty() { Ok(blobs) } else { Err(Trouble::Missing(missing)) }
+    }
+
     /// Returns the digests that are not there.
     async fn read_batch(
         &self,
@@ -110,41 +133,47 @@ impl Remote {
         batch: Vec<Digest>,
         store: &Store,
     ) -> Result<Vec<Digest>, Trouble> {
+        let answer = self.ask_batch(scope, batch).await?;
+        let (store, function) = (store.clone(), scope.function);
+        blocking(move || {
+            let mut inflater = Inflater::default();
+            for (digest, compressor, data) in answer.found {
+                store.put_verified(function, &digest, &inflater.inflate(compressor, data, &digest)?)?;
+            }
+            Ok(answer.absent)
+        })
+        .await
+    }
+
+    /// One BatchReadBlobs, of which every digest is answered and nothing else.
+    async fn ask_batch(&self, scope: &Scope, batch: Vec<Digest>) -> Result<Answer, Trouble> {
         let request = re::BatchReadBlobsRequest {
             instance_name: scope.instance.clone(),
             digests: batch.iter().map(Digest::to_wire).collect(),
             acceptable_compressors: vec![re::compressor::Value::Zstd.into()],
             digest_function: scope.function.to_wire(),
         };
-        let answer =
+        let received =
             self.cas().batch_read_blobs(request).await.map_err(|status| refused("read blobs", &status))?;
-        let (store, function) = (store.clone(), scope.function);
-        blocking(move || {
-            let mut missing: Vec<Digest> = batch;
-            let mut absent = Vec::new();
-            for response in answer.into_inner().responses {
-                let digest = Digest::from_field(response.digest.as_ref())
-                    .map_err(|error| Trouble::here("read blobs", error))?;
-                let Some(at) = missing.iter().position(|asked| *asked == digest) else {
-                    return Err(Trouble::here("read blobs", format!("{digest} was not asked for")));
-                };
-                missing.swap_remove(at);
-                let status = response.status.unwrap_or_default();
-                match Code::from(status.code) {
-                    Code::Ok => {
-                        let data = inflate(response.compressor, response.data, &digest)?;
-                        store.put_verified(function, &digest, &data)?;
-                    }
-                    Code::NotFound => absent.push(digest),
-                    code => return Err(Trouble::here("read a blob", format!("{code:?} {}", status.message))),
-                }
+        let mut asked: HashSet<Digest> = batch.into_iter().collect();
+        let mut answer = Answer::default();
+        for response in received.into_inner().responses {
+            let digest = Digest::from_field(response.digest.as_ref())
+                .map_err(|error| Trouble::here("read blobs", error))?;
+            if !asked.remove(&digest) {
+                return Err(Trouble::here("read blobs", format!("{digest} was not asked for")));
             }
-            if let Some(digest) = missing.first() {
-                return Err(Trouble::here("read blobs", format!("no answer about {digest}")));
+            let status = response.status.unwrap_or_default();
+            match Code::from(status.code) {
+                Code::Ok => answer.found.push((digest, response.compressor, response.data)),
+                Code::NotFound => answer.absent.push(digest),
+                code => return Err(Trouble::here("read a blob", format!("{code:?} {}", status.message))),
             }
-            Ok(absent)
-        })
-        .await
+        }
+        match asked.iter().next() {
+            Some(digest) => Err(Trouble::here("read blobs", format!("no answer about {digest}"))),
+            None => Ok(answer),
+        }
     }
 
     /// Returns the digest if it is not there.
@@ -190,9 +219,15 @@ impl Remote {
         Ok(None)
     }
 
-    /// Uploads what the coordinator does not have yet.
+    /// Uploads what the coordinator does not have yet; a little is not asked about first.
     pub async fn upload(&self, scope: &Scope, blobs: Vec<(Digest, Payload)>) -> Result<(), Trouble> {
-        let missing = self.missing(scope, blobs.iter().map(|(digest, _)| *digest)).await?;
+        let in_memory = blobs.iter().all(|(_, payload)| matches!(payload, Payload::Bytes(_)));
+        let digests = blobs.iter().map(|(digest, _)| *digest).filter(|digest| !digest.is_empty());
+        let missing = if in_memory && blobs.iter().map(|(digest, _)| digest.size).sum::<u64>() <= SMALL {
+            digests.collect()
+        } else {
+            self.missing(scope, digests).await?
+        };
         let mut wanted: Vec<(Digest, Payload)> = Vec::new();
         for (digest, payload) in blobs {
             if missing.contains(&digest) && !wanted.iter().any(|(other, _)| *other == digest) {
@@ -220,8 +255,7 @@ impl Remote {
         scope: &Scope,
         digests: impl Iterator<Item = Digest>,
     ) -> Result<Vec<Digest>, Trouble> {
-        let digests: Vec<re::Digest> =
-            digests.filter(|digest| !digest.is_empty()).map(|digest| digest.to_wire()).collect();
+        let digests: Vec<re::Digest> = digests.map(|digest| digest.to_wire()).collect();
         let mut missing = Vec::new();
         for part in digests.chunks(QUESTIONS) {
             let request = re::FindMissingBlobsRequest {
@@ -331,16 +365,33 @@ impl Write for Pieces<'_> {
     }
 }
 
-/// Undoes a batch's compression; never makes more than the digest says.
-fn inflate(compressor: i32, data: Vec<u8>, digest: &Digest) -> Result<Vec<u8>, Trouble> {
-    if compressor == i32::from(re::compressor::Value::Identity) {
-        return Ok(data);
+/// What came of a BatchReadBlobs: digest, compressor and data of each blob that was there.
+#[derive(Default)]
+struct Answer {
+    found: Vec<(Digest, i32, Vec<u8>)>,
+    absent: Vec<Digest>,
+}
+
+/// Unpacks the blobs of a batch; making a decompressor costs more than unpacking a small blob.
+#[derive(Default)]
+struct Inflater(Option<zstd::bulk::Decompressor<'static>>);
+
+impl Inflater {
+    /// Never more bytes than the digest promises: a larger one is an error.
+    fn inflate(&mut self, compressor: i32, data: Vec<u8>, digest: &Digest) -> Result<Vec<u8>, Trouble> {
+        if compressor == i32::from(re::compressor::Value::Identity) {
+            return Ok(data);
+        }
+        if compressor != i32::from(re::compressor::Value::Zstd) {
+            return Err(Trouble::here("read a blob", format!("unknown compressor {compressor}")));
+        }
+        let failed = |error| Trouble::here("decompress a blob", error);
+        let decompressor = match &mut self.0 {
+            Some(decompressor) => decompressor,
+            none => none.insert(zstd::bulk::Decompressor::new().map_err(failed)?),
+        };
+        decompressor.decompress(&data, digest.size.min(SMALL) as usize).map_err(failed)
     }
-    if compressor != i32::from(re::compressor::Value::Zstd) {
-        return Err(Trouble::here("read a blob", format!("unknown compressor {compressor}")));
-    }
-    let limit = digest.size.min(SMALL) as usize;
-    zstd::bulk::decompress(&data, limit).map_err(|error| Trouble::here("decompress a blob", error))
 }
 
 /// Cuts a list into batches of at most [`MAX_BATCH`] bytes, envelopes included.
@@ -407,6 +458,6 @@ mod tests {
     fn a_bomb_in_a_batch_is_not_unpacked() {
         let bomb = zstd::bulk::compress(&vec![0; 1 << 20], 1).unwrap();
         let digest = DigestFunction::Blake3.digest(b"ten bytes!");
-        assert!(inflate(re::compressor::Value::Zstd.into(), bomb, &digest).is_err());
+        assert!(Inflater::default().inflate(re::compressor::Value::Zstd.into(), bomb, &digest).is_err());
     }
 }

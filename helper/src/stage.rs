@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use dbuild_cache::{CacheError, Store};
@@ -26,55 +26,32 @@ pub enum StageError {
     Io(#[from] std::io::Error),
 }
 
-/// The directory of one action; removed with all that is in it when dropped, which blocks.
-#[derive(Debug)]
-pub struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Makes a new directory; `path` must not exist.
-    pub fn new(path: PathBuf) -> std::io::Result<Scratch> {
-        std::fs::DirBuilder::new().mode(0o755).create(&path)?;
-        Ok(Scratch { path })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.path) {
-            tracing::warn!("failed to remove {}: {error}", self.path.display());
-        }
-    }
-}
-
-/// Makes what the steps say under `root`, which exists. `owner` is the uid (and gid) that writes to open places,
-/// where it is not the helper's own.
-pub fn stage(
+/// Makes what one step says under `root`; its parent is there and the place is free, but for the root itself. `owner`
+/// is the uid (and gid) that writes to open places, where it is not the helper's own.
+pub fn make(
     store: &Store,
     function: DigestFunction,
     root: &Path,
-    steps: &[Step],
+    step: &Step,
     owner: Option<u32>,
 ) -> Result<(), StageError> {
-    for step in steps {
-        match step {
-            Step::Dir { path, access } => make_dir(&root.join(path), path, *access, owner)?,
-            Step::Link { path, target } => std::os::unix::fs::symlink(&**target, root.join(path))?,
-            Step::File { path, digest, executable, how } => {
-                let to = root.join(path);
-                let file = Source { store, function, digest, executable: *executable };
-                match how {
-                    How::Link => file.link(&to)?,
-                    How::Copy => file.copy(&to, false)?,
-                    How::Give => {
-                        file.copy(&to, true)?;
-                        give(&to, owner)?;
-                    }
+    let to = root.join(step.path());
+    match step {
+        Step::Dir { path, access } => {
+            if !path.as_os_str().is_empty() {
+                std::fs::DirBuilder::new().mode(0o755).create(&to)?;
+            }
+            open_up(&to, *access, owner)?;
+        }
+        Step::Link { target, .. } => std::os::unix::fs::symlink(&**target, to)?,
+        Step::File { digest, executable, how, .. } => {
+            let file = Source { store, function, digest, executable: *executable };
+            match how {
+                How::Link => file.link(&to)?,
+                How::Copy => file.copy(&to, false)?,
+                How::Give => {
+                    file.copy(&to, true)?;
+                    give(&to, owner)?;
                 }
             }
         }
@@ -82,11 +59,8 @@ pub fn stage(
     Ok(())
 }
 
-fn make_dir(at: &Path, path: &Path, access: Access, owner: Option<u32>) -> std::io::Result<()> {
-    // The root itself exists.
-    if !path.as_os_str().is_empty() {
-        std::fs::DirBuilder::new().mode(0o755).create(at)?;
-    }
+/// Lets the action write to a directory of ours, as far as `access` says.
+pub fn open_up(at: &Path, access: Access, owner: Option<u32>) -> std::io::Result<()> {
     match access {
         Access::Closed => Ok(()),
         Access::Open => give(at, owner),
@@ -176,14 +150,13 @@ mod tests {
         let kept = home.path().join("kept");
         std::fs::create_dir(&kept).unwrap();
         std::fs::write(kept.join("file"), "x").unwrap();
-        let scratch = Scratch::new(home.path().join("scratch")).unwrap();
-        let inner = scratch.path().join("a/b");
+        let scratch = home.path().join("scratch");
+        let inner = scratch.join("a/b");
         std::fs::create_dir_all(&inner).unwrap();
         std::os::unix::fs::symlink(&kept, inner.join("link")).unwrap();
         std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o0)).unwrap();
-        let path = scratch.path().to_owned();
-        drop(scratch);
-        assert!(!path.exists());
+        remove_tree(&scratch).unwrap();
+        assert!(!scratch.exists());
         assert!(kept.join("file").exists());
     }
 
@@ -204,9 +177,12 @@ mod tests {
             Step::Link { path: "out".into(), target: "../../../etc".into() },
             Step::Dir { path: "tmp".into(), access: Access::Sticky },
         ];
-        let scratch = Scratch::new(home.path().join("root")).unwrap();
-        stage(&store, function, scratch.path(), &steps, None).unwrap();
-        let meta = |name: &str| std::fs::metadata(scratch.path().join(name)).unwrap();
+        let root = home.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        for step in &steps {
+            make(&store, function, &root, step, None).unwrap();
+        }
+        let meta = |name: &str| std::fs::metadata(root.join(name)).unwrap();
         let kept = std::fs::metadata(store.linkable(function, &digest, false).unwrap()).unwrap();
         assert_eq!(meta("link").ino(), kept.ino());
         assert_ne!(meta("copy").ino(), kept.ino());
@@ -214,8 +190,8 @@ mod tests {
         assert_eq!(meta("give").mode() & 0o777, 0o644);
         assert_eq!(meta("tmp").mode() & 0o7777, 0o1777);
         let absent = function.digest(b"never stored");
-        let gone = [Step::File { path: "x".into(), digest: absent, executable: false, how: How::Link }];
-        let error = stage(&store, function, scratch.path(), &gone, None);
+        let gone = Step::File { path: "x".into(), digest: absent, executable: false, how: How::Link };
+        let error = make(&store, function, &root, &gone, None);
         assert!(matches!(error, Err(StageError::Gone(digest)) if digest == absent));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! On disk: `trees-v1/<function>-<hash>-<size>`, complete or absent (made as `new-…` beside it, then renamed). The
 //! files are copies: were they links to the store, a file of a tree and an equal one beside it would be the same
-//! inode, which compilers notice. A subtree is shared from its third use, so that the directories which differ from
-//! action to action cost nothing here. The least recently used trees go when all together exceed the budget;
+//! inode, which compilers notice. A subtree is shared from its third use within a few actions, so that the directories
+//! which differ from action to action cost nothing here. The least recently used trees go when all together exceed the budget;
 //! one that an action uses stays.
 
 use std::collections::HashMap;
@@ -22,6 +22,9 @@ use crate::tree::Input;
 
 /// Uses in one action each after which a subtree is worth keeping.
 const WORTH: u8 = 3;
+/// Actions between two uses after which they are counted anew: to make a tree is several times the work of the links
+/// that it replaces.
+const GAP: u64 = 16;
 /// Subtrees whose uses are remembered.
 const REMEMBERED: usize = 100_000;
 
@@ -39,7 +42,9 @@ pub struct Trees {
 
 #[derive(Debug, Default)]
 struct State {
-    uses: HashMap<Key, u8>,
+    /// How often, and in which action last.
+    uses: HashMap<Key, (u8, u64)>,
+    actions: u64,
     kept: HashMap<Key, Arc<Tree>>,
     clock: u64,
 }
@@ -73,6 +78,11 @@ impl Trees {
         Ok(trees)
     }
 
+    /// Tells that another action begins.
+    pub fn begin(&self) {
+        self.lock().actions += 1;
+    }
+
     /// Whether to share a subtree that an action uses now; every call counts as a use.
     pub fn worth(&self, function: DigestFunction, digest: &Digest) -> bool {
         let mut state = self.lock();
@@ -82,8 +92,10 @@ impl Trees {
         if state.uses.len() >= REMEMBERED {
             state.uses.clear();
         }
-        let uses = state.uses.entry((function, *digest)).or_default();
-        *uses = uses.saturating_add(1);
+        let now = state.actions;
+        let (uses, last) = state.uses.entry((function, *digest)).or_default();
+        *uses = if now - *last > GAP { 1 } else { uses.saturating_add(1) };
+        *last = now;
         *uses >= WORTH
     }
 
@@ -253,6 +265,11 @@ mod tests {
         let digest = DigestFunction::Blake3.digest(b"x");
         let worth: Vec<bool> = (0..4).map(|_| trees.worth(DigestFunction::Blake3, &digest)).collect();
         assert_eq!(worth, [false, false, true, true]);
+        let other = DigestFunction::Blake3.digest(b"y");
+        for _ in 0..5 {
+            (0..=GAP).for_each(|_| trees.begin());
+            assert!(!trees.worth(DigestFunction::Blake3, &other));
+        }
     }
 
     #[test]

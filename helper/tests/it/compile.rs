@@ -10,17 +10,22 @@ use crate::roots::{Root, which};
 const SOURCE: &str = "#include <stdio.h>\n#include <limits.h>\n#include \"part.h\"\n\
                       int main(void) { printf(\"%d %d\\n\", PART, INT_MAX); return 0; }\n";
 
-fn gcc_says(argument: &str) -> PathBuf {
+pub fn gcc_says(argument: &str) -> PathBuf {
     let output = Command::new("gcc").arg(argument).output().unwrap();
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+/// A program of gcc's own, or one that it finds on the `PATH`.
+pub fn program_of(name: &str) -> PathBuf {
+    let program = gcc_says(&format!("-print-prog-name={name}"));
+    if program.is_absolute() { program } else { which(name) }
 }
 
 /// Driver, cc1 and as with their libraries, and what `gcc -M` lists.
 fn toolchain(bench: &Bench, home: &Path, flags: &[&str]) -> Root {
     let mut root = Root::new(&bench.blobs).program(which("gcc"));
     for name in ["cc1", "as"] {
-        let program = gcc_says(&format!("-print-prog-name={name}"));
-        root = root.program(if program.is_absolute() { program } else { which(name) });
+        root = root.program(program_of(name));
     }
     let listed = Command::new("gcc").current_dir(home).args(flags).args(["-M", "a.c"]).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();

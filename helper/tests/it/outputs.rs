@@ -116,3 +116,24 @@ async fn concurrent_actions_fetch_each_blob_once() {
     assert_eq!(asked_twice(&bench.blobs), Default::default());
     bench.stop().await;
 }
+
+/// The next action's root is made out of the last one's; it must look as if it were new.
+#[tokio::test]
+async fn nothing_of_an_action_is_left_for_the_next() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let shell = bench.shell().dir("work/sub").file("work/closed/fixed.h", "fixed", false);
+    let dirty = "echo x > new; mkdir d; echo x > d/f; rm -f input.c; ln -s /etc input.c; chmod 777 .; \
+                 (mv closed other || rm -rf closed || echo x > closed/new) 2>/dev/null; echo x > sub/out.o; chmod 700 sub";
+    let first = shell.clone().file("work/input.c", "one", false).file("work/closed/old.h", "old", false);
+    let result = bench.result(&Order::script(&first, dirty).outputs(&["sub/out.o", "new"])).await;
+    assert_eq!(result.exit_code, 0, "{result:?}");
+    let look = "ls -A . sub closed /tmp; cat input.c closed/fixed.h; ls -ld . sub | head -c 10";
+    let second = shell.file("work/input.c", "two", false).file("work/closed/next.h", "next", false);
+    let order = Order::script(&second, look).outputs(&["sub/out.o"]);
+    let seen = bench.says(&order).await;
+    let expected =
+        ".:\nclosed\ninput.c\nsub\n\n/tmp:\n\nclosed:\nfixed.h\nnext.h\n\nsub:\ntwofixeddrwxr-xr-x";
+    assert_eq!(seen, expected);
+    assert_eq!(bench.says(&order).await, seen);
+    bench.stop().await;
+}
