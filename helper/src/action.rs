@@ -85,7 +85,7 @@ impl Worker {
         crate::stage::remove_tree(&runs)?;
         fs_err::create_dir_all(runs.join("probe"))?;
         let trees_bytes = config.max_bytes / 4;
-        let trees = Trees::open(data_dir.join("trees-v1"), trees_bytes)?;
+        let trees = Trees::open(&data_dir.join("trees-v1"), trees_bytes)?;
         let max_bytes = config.max_bytes - trees_bytes;
         let store = Store::open(StoreConfig { dir: data_dir.join("store"), max_bytes })?;
         let sandbox = Sandbox::open(config.launcher.clone(), config.sandbox, &runs.join("probe")).await?;
@@ -241,7 +241,7 @@ impl Shared {
         let plan = plan(&input, wish, worth).map_err(|error| Trouble::Bad(error.to_string()))?;
         let plan = Arc::new(plan);
         let trees = self.share(scope, &input, &plan).await?;
-        let mut skeleton = self.skeletons.take(&plan.cwd);
+        let mut skeleton = self.skeletons.take(&plan.cwd, self.fetcher.store().counters().damaged);
         for _ in 0..STAGE_TRIES {
             let change = skeleton.change(&plan.steps, &plan.cwd);
             let unseen = self.fetcher.unseen(scope.function, files(&plan.steps, &change));

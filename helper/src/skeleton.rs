@@ -8,7 +8,9 @@
 //! the whole skeleton is removed and not used again.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{Error, Result};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, DirEntryExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dbuild_cache::Store;
 use dbuild_proto::{Digest, DigestFunction};
-use rustix::fs::{IFlags, Mode, OFlags};
+use rustix::fs::{IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 use crate::layout::{Access, How, Step};
 use crate::stage::{StageError, make, open_up, remove_tree};
@@ -92,9 +94,31 @@ pub struct Change {
 #[derive(Debug)]
 struct Top {
     path: PathBuf,
-    /// Closed directories in it, with the inode that they must still have in the end.
-    children: Vec<(PathBuf, u64)>,
+    /// Closed directories in it, which must be the same in the end.
+    children: Vec<Child>,
     flags: Option<IFlags>,
+}
+
+/// A closed directory in a writable one. It is held open from before the action until after it, so that its inode's
+/// number cannot come to mean another file.
+#[derive(Debug)]
+struct Child {
+    path: PathBuf,
+    held: Option<(OwnedFd, u64)>,
+}
+
+impl Child {
+    fn hold(&mut self, root: &Path) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = rustix::fs::open(root.join(&self.path), flags, Mode::empty())?;
+        let inode = rustix::fs::fstat(&held)?.st_ino;
+        self.held = Some((held, inode));
+        Ok(())
+    }
+
+    fn is(&self, name: &OsStr, inode: u64) -> bool {
+        self.path.file_name() == Some(name) && self.held.as_ref().is_some_and(|(_, held)| *held == inode)
+    }
 }
 
 impl Top {
@@ -109,9 +133,7 @@ impl Top {
         for entry in std::fs::read_dir(at)? {
             let entry = entry?;
             let name = entry.file_name();
-            let is =
-                |(child, inode): &(PathBuf, u64)| child.file_name() == Some(&*name) && *inode == entry.ino();
-            if self.children.iter().any(is) {
+            if self.children.iter().any(|child| child.is(&name, entry.ino())) {
                 kept += 1;
             } else if entry.file_type()?.is_dir() {
                 remove_tree(&entry.path())?;
@@ -122,6 +144,9 @@ impl Top {
         let own = std::fs::symlink_metadata(at.parent().unwrap_or(at))?;
         std::os::unix::fs::lchown(at, Some(own.uid()), Some(own.gid()))?;
         std::fs::set_permissions(at, std::fs::Permissions::from_mode(0o755))?;
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        rustix::fs::utimensat(rustix::fs::CWD, at, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(kept == self.children.len())
     }
 }
@@ -146,12 +171,24 @@ pub struct Skeleton {
     tops: Vec<Top>,
     /// Working directory of the last action: actions of one project look alike.
     cwd: PathBuf,
+    /// How many directories were put aside so far.
+    aside: u64,
+    /// How many damaged files the store had found when this was last changed: its links may be to one that was found since.
+    damaged: u64,
 }
 
 impl Skeleton {
     fn new(home: PathBuf) -> Skeleton {
         let root = home.join("root");
-        Skeleton { home, root, known: HashMap::new(), tops: Vec::new(), cwd: PathBuf::new() }
+        Skeleton {
+            home,
+            root,
+            known: HashMap::new(),
+            tops: Vec::new(),
+            cwd: PathBuf::new(),
+            aside: 0,
+            damaged: 0,
+        }
     }
 
     /// What the action sees.
@@ -180,7 +217,8 @@ impl Skeleton {
                     change.tops.push(Top { path: path.to_owned(), children: Vec::new(), flags: None });
                 } else if parent == Zone::Top && zone == Zone::Kept {
                     let top = change.tops.iter_mut().rfind(|top| Some(&*top.path) == path.parent());
-                    top.into_iter().for_each(|top| top.children.push((path.to_owned(), 0)));
+                    top.into_iter()
+                        .for_each(|top| top.children.push(Child { path: path.to_owned(), held: None }));
                 }
             }
             if zone == Zone::Passing {
@@ -240,9 +278,10 @@ impl Skeleton {
         for top in &mut change.tops {
             top.flags = flags(&self.root.join(&top.path));
         }
-        for (child, inode) in change.tops.iter_mut().flat_map(|top| &mut top.children) {
-            *inode = std::fs::symlink_metadata(self.root.join(child))?.ino();
+        for child in change.tops.iter_mut().flat_map(|top| &mut top.children) {
+            child.hold(&self.root)?;
         }
+        self.damaged = store.counters().damaged;
         self.tops = change.tops;
         Ok(())
     }
@@ -251,18 +290,21 @@ impl Skeleton {
     /// the skeleton is to be dropped.
     fn close(&mut self) -> Result<Vec<PathBuf>> {
         let mut aside = Vec::new();
-        for (n, top) in std::mem::take(&mut self.tops).into_iter().enumerate() {
-            let (now, old) = (self.root.join(&top.path), self.home.join(format!("old-{n}")));
+        for top in std::mem::take(&mut self.tops) {
+            // A name is never used again: what is put aside is removed while the next action may run.
+            self.aside += 1;
+            let (now, old) = (self.root.join(&top.path), self.home.join(format!("old-{}", self.aside)));
             if top.empty(&now).unwrap_or(false) {
                 continue;
             }
             std::fs::rename(&now, &old)?;
             new_dir(&now)?;
-            for (child, inode) in top.children {
-                let name = child.file_name().ok_or_else(|| Error::other("a directory without a name"))?;
+            for child in &top.children {
+                let name =
+                    child.path.file_name().ok_or_else(|| Error::other("a directory without a name"))?;
                 // Each was a mount point, which nobody in there could move; to be sure, it must be the same one.
-                if std::fs::symlink_metadata(old.join(name))?.ino() != inode {
-                    return Err(Error::other(format!("{} was replaced", child.display())));
+                if !child.is(name, std::fs::symlink_metadata(old.join(name))?.ino()) {
+                    return Err(Error::other(format!("{} was replaced", child.path.display())));
                 }
                 std::fs::rename(old.join(name), now.join(name))?;
             }
@@ -302,14 +344,15 @@ impl Skeletons {
         Skeletons { dir, free: Mutex::default(), most, serial: AtomicU64::new(0) }
     }
 
-    /// One for an action in `cwd`: what served such a one before, or an empty one.
-    pub fn take(&self, cwd: &Path) -> Skeleton {
+    /// One for an action in `cwd`: what served such a one before, or an empty one. `damaged`: how many damaged files the store
+    /// has found by now.
+    pub fn take(&self, cwd: &Path, damaged: u64) -> Skeleton {
         let mut free = self.lock();
-        let fits = free.iter().rposition(|skeleton| skeleton.cwd == cwd);
-        match fits {
-            Some(at) => free.remove(at),
-            None => self.empty(),
-        }
+        let doubtful: Vec<_> = free.extract_if(.., |skeleton| skeleton.damaged != damaged).collect();
+        let fits = free.iter().rposition(|skeleton| skeleton.cwd == cwd).map(|at| free.remove(at));
+        drop(free);
+        drop(doubtful);
+        fits.unwrap_or_else(|| self.empty())
     }
 
     /// One that nothing is in.

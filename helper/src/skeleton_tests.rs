@@ -75,12 +75,12 @@ fn only_the_differences_are_made() {
         steps.extend([open("work"), bench.file("work/source.c", content)]);
         steps
     };
-    let mut skeleton = skeletons.take(Path::new("work"));
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
     bench.fit(&mut skeleton, &steps("one", vec![dir("old"), link("old/l", "x")]));
     std::fs::write(skeleton.path().join("work/left"), "by the action").unwrap();
     let first = skeleton.path().to_owned();
     skeletons.give_back(skeleton);
-    let mut skeleton = skeletons.take(Path::new("work"));
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
     assert_eq!(skeleton.path(), first);
     let made = bench.fit(&mut skeleton, &steps("two", Vec::new()));
     assert_eq!(made, ["include/b.h", "work/source.c"].map(PathBuf::from));
@@ -113,7 +113,7 @@ fn of_a_writable_directory_nothing_is_left_and_closed_ones_in_it_stay() {
         dir("work/out/deep"),
         open("work/out/deep/obj"),
     ];
-    let mut skeleton = skeletons.take(Path::new("work"));
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
     bench.fit(&mut skeleton, &steps);
     let inode = |skeleton: &Skeleton, path: &str| {
         std::fs::symlink_metadata(skeleton.path().join(path)).unwrap().ino()
@@ -126,7 +126,7 @@ fn of_a_writable_directory_nothing_is_left_and_closed_ones_in_it_stay() {
     std::fs::set_permissions(&work, std::fs::Permissions::from_mode(0o777)).unwrap();
     let before = seen(skeleton.path());
     skeletons.give_back(skeleton);
-    let mut skeleton = skeletons.take(Path::new("work"));
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
     bench.fit(&mut skeleton, &steps);
     assert_eq!(inode(&skeleton, "work/include/a.h"), kept);
     assert_eq!(std::fs::metadata(&work).unwrap().mode() & 0o777, 0o755);
@@ -144,7 +144,7 @@ fn a_writable_directory_with_marks_is_made_anew() {
     let steps = [dir(""), open("work"), dir("work/include"), bench.file("work/include/a.h", "h")];
     let mut inodes = Vec::new();
     for round in 0..4 {
-        let mut skeleton = skeletons.take(Path::new("work"));
+        let mut skeleton = skeletons.take(Path::new("work"), 0);
         bench.fit(&mut skeleton, &steps);
         let work = skeleton.path().join("work");
         inodes.push(std::fs::metadata(&work).unwrap().ino());
@@ -172,7 +172,7 @@ fn a_closed_directory_that_was_replaced_ends_the_skeleton() {
     let bench = Bench::new();
     let skeletons = bench.skeletons();
     let steps = [dir(""), open("work"), dir("work/include"), bench.file("work/include/a.h", "h")];
-    let mut skeleton = skeletons.take(Path::new("work"));
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
     bench.fit(&mut skeleton, &steps);
     let work = skeleton.path().join("work");
     std::fs::rename(work.join("include"), work.join("gone")).unwrap();
@@ -182,16 +182,66 @@ fn a_closed_directory_that_was_replaced_ends_the_skeleton() {
     assert!(skeletons.lock().is_empty());
 }
 
+/// An emptied directory could be removed and made again; it must not be taken for the old one by its inode's number.
+#[test]
+fn a_closed_directory_that_was_made_again_ends_the_skeleton() {
+    let bench = Bench::new();
+    let skeletons = bench.skeletons();
+    let steps = [dir(""), open("work"), dir("work/empty")];
+    for _ in 0..30 {
+        let mut skeleton = skeletons.take(Path::new("work"), 0);
+        bench.fit(&mut skeleton, &steps);
+        let empty = skeleton.path().join("work/empty");
+        std::fs::remove_dir(&empty).unwrap();
+        std::fs::create_dir(&empty).unwrap();
+        std::fs::write(empty.join("evil.h"), "").unwrap();
+        skeletons.give_back(skeleton);
+        assert!(skeletons.lock().is_empty());
+    }
+}
+
+/// What was put aside is removed while the next action runs, which may put something aside, too.
+#[test]
+fn what_is_put_aside_never_has_the_same_name() {
+    let bench = Bench::new();
+    let skeletons = bench.skeletons();
+    let mut names = std::collections::BTreeSet::new();
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
+    for _ in 0..3 {
+        bench.fit(&mut skeleton, &[dir(""), open("work")]);
+        // No flags known: it cannot be as it was before.
+        skeleton.tops[0].flags = None;
+        let aside = skeleton.close().unwrap();
+        assert_eq!(aside.len(), 1);
+        for path in aside {
+            remove_tree(&path).unwrap();
+            assert!(names.insert(path));
+        }
+    }
+}
+
+#[test]
+fn what_links_to_a_damaged_file_perhaps_is_not_used_again() {
+    let bench = Bench::new();
+    let skeletons = bench.skeletons();
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
+    bench.fit(&mut skeleton, &[dir(""), bench.file("a.h", "a")]);
+    let path = skeleton.path().to_owned();
+    skeletons.give_back(skeleton);
+    assert_ne!(skeletons.take(Path::new("work"), 1).path(), path);
+    assert!(!path.exists());
+}
+
 #[test]
 fn a_link_that_becomes_a_directory_is_not_followed() {
     let bench = Bench::new();
     let skeletons = bench.skeletons();
     let outside = bench.home.path().join("outside");
     std::fs::create_dir(&outside).unwrap();
-    let mut skeleton = skeletons.take(Path::new("work"));
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
     bench.fit(&mut skeleton, &[dir(""), link("a", outside.to_str().unwrap()), dir("b"), dir("b/c")]);
     skeletons.give_back(skeleton);
-    let mut skeleton = skeletons.take(Path::new("work"));
+    let mut skeleton = skeletons.take(Path::new("work"), 0);
     bench.fit(&mut skeleton, &[dir(""), dir("a"), bench.file("a/f", "x"), bench.file("b", "y")]);
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
     assert_eq!(seen(skeleton.path()).len(), 3);
@@ -241,7 +291,7 @@ mod properties {
             for (n, root) in roots.into_iter().enumerate() {
                 let mut all = Vec::new();
                 steps(&bench, "", &Plant::Dir(n % 3 == 1, root), &mut all);
-                let mut kept = skeletons.take(Path::new("work"));
+                let mut kept = skeletons.take(Path::new("work"), 0);
                 bench.fit(&mut kept, &all);
                 let mut fresh = skeletons.empty();
                 bench.fit(&mut fresh, &all);

@@ -1,6 +1,6 @@
 //! Subtrees that many actions share (a toolchain's directories): laid out once, read-only, and mounted into each.
 //!
-//! On disk: `trees-v1/<function>-<hash>-<size>`, complete or absent (made as `new-…` beside it, then renamed). The
+//! On disk: `trees-v1/<boot>/<function>-<hash>-<size>`, complete or absent (made as `new-…` beside it, then renamed). The
 //! files are copies: were they links to the store, a file of a tree and an equal one beside it would be the same
 //! inode, which compilers notice. A subtree is shared from its third use within a few actions, so that the directories
 //! which differ from action to action cost nothing here. The least recently used trees go when all together exceed the budget;
@@ -59,8 +59,16 @@ pub struct Tree {
 }
 
 impl Trees {
-    /// Takes over what an earlier helper left complete in `dir`, and removes what it did not complete. Blocks.
-    pub fn open(dir: PathBuf, budget: u64) -> std::io::Result<Trees> {
+    /// Takes over what an earlier helper left complete in `home`, and removes what it did not complete. Blocks.
+    pub fn open(home: &Path, budget: u64) -> std::io::Result<Trees> {
+        fs_err::create_dir_all(home)?;
+        let dir = home.join(this_boot());
+        for entry in fs_err::read_dir(home)? {
+            let path = entry?.path();
+            if path != dir {
+                remove_tree(&path)?;
+            }
+        }
         fs_err::create_dir_all(&dir)?;
         let mut state = State::default();
         for entry in fs_err::read_dir(&dir)? {
@@ -220,6 +228,14 @@ fn lay(
     Ok(bytes)
 }
 
+/// Trees are not written through: after a crash of the machine a complete name may stand over empty files.
+fn this_boot() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot: String = boot.chars().filter(char::is_ascii_alphanumeric).collect();
+    // Where nobody can tell, nothing is taken over: no boot has such a name twice.
+    if boot.is_empty() { format!("pid-{}", std::process::id()) } else { boot }
+}
+
 fn name((function, digest): &Key) -> String {
     format!("{}-{}-{}", function.name(), digest.hex(), digest.size)
 }
@@ -249,19 +265,21 @@ mod tests {
         let key = (DigestFunction::Sha256, DigestFunction::Sha256.digest(b"x"));
         assert_eq!(parse_name(&name(&key)), Some(key));
         let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("trees");
+        let dir = home.path().join(this_boot());
+        std::fs::create_dir_all(home.path().join("another-boot").join(name(&key))).unwrap();
         for left in [name(&key), "new-7".to_owned(), "sha256-00-1".to_owned()] {
             std::fs::create_dir_all(dir.join(left)).unwrap();
         }
-        let trees = Trees::open(dir.clone(), 1000).unwrap();
+        let trees = Trees::open(home.path(), 1000).unwrap();
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1);
         assert!(trees.worth(key.0, &key.1));
     }
 
     #[test]
     fn sharing_begins_at_the_third_use() {
         let home = tempfile::tempdir().unwrap();
-        let trees = Trees::open(home.path().join("trees"), 1000).unwrap();
+        let trees = Trees::open(home.path(), 1000).unwrap();
         let digest = DigestFunction::Blake3.digest(b"x");
         let worth: Vec<bool> = (0..4).map(|_| trees.worth(DigestFunction::Blake3, &digest)).collect();
         assert_eq!(worth, [false, false, true, true]);
@@ -275,13 +293,13 @@ mod tests {
     #[test]
     fn over_budget_only_unused_trees_go() {
         let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("trees");
+        let dir = home.path().join(this_boot());
         let key = |text: &str| (DigestFunction::Blake3, DigestFunction::Blake3.digest(text.as_bytes()));
         for text in ["a", "b"] {
             std::fs::create_dir_all(dir.join(name(&key(text)))).unwrap();
             std::fs::write(dir.join(name(&key(text))).join("f"), [0; 100]).unwrap();
         }
-        let mut trees = Trees::open(dir.clone(), 1000).unwrap();
+        let mut trees = Trees::open(home.path(), 1000).unwrap();
         trees.budget = 100;
         let held = Arc::clone(&trees.lock().kept[&key("a")]);
         trees.evict();

@@ -101,8 +101,27 @@ fn machine_as_root(spec: &Spec, root: &Path, devices: Vec<(&str, Detached)>) -> 
 /// A fresh proc of the action's own processes. Read-only: where the action's user is the machine's root in truth,
 /// a writable one would let it set the machine's sysctls.
 fn mount_proc(target: &Path) -> Result<(), Failure> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
-    mount("proc", target, "proc", flags, None).map_err(|error| failure("mount proc on", target, error))
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("proc", target, "proc", flags, None).map_err(|error| failure("mount proc on", target, error))?;
+    forbid_user_namespaces(target)?;
+    set_access(target, false)
+}
+
+/// In a user namespace of its own an action could have a mount namespace of its own, where it would get at what lies under
+/// the read-only mounts: directories that the next action sees, and links to the store. The limit counts for the
+/// user namespace of whoever writes it and for those below (user_namespaces(7)); the action has no right to raise it.
+fn forbid_user_namespaces(proc: &Path) -> Result<(), Failure> {
+    let map = proc.join("self/uid_map");
+    let failed = |path: &Path, error: &io::Error| Failure::new(format!("forbid {}", path.display()), error);
+    let ids = std::fs::read_to_string(&map).map_err(|error| failed(&map, &error))?;
+    // The machine's own namespace maps every number to itself: its limit is not ours to set.
+    if ids.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
+        return Err(failed(&map, &io::Error::other("it is the machine's own user namespace")));
+    }
+    let limit = proc.join("sys/user/max_user_namespaces");
+    let opened = std::fs::OpenOptions::new().write(true).open(&limit);
+    let written = opened.and_then(|mut file| io::Write::write_all(&mut file, b"0\n"));
+    written.map_err(|error| failed(&limit, &error))
 }
 
 fn mount_dev(target: &Path, devices: Vec<(&str, Detached)>) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use dbuild_helper::SandboxChoice;
 use dbuild_proto::pool::fault::Kind;
 
 use crate::bench::{Bench, Order};
-use crate::roots::Root;
+use crate::roots::{Root, which};
 
 #[tokio::test]
 async fn it_sees_only_itself() {
@@ -75,6 +75,22 @@ async fn inputs_are_beyond_reach() {
     assert_eq!(bench.says(&Order::script(&root, attack)).await, "sames/etc:\nin\n\nsub:\nin\n");
     let look = Order::script(&root, "cat in sub/in /etc/in");
     assert_eq!(bench.says(&look).await, "samessame");
+    bench.stop().await;
+}
+
+/// In a user namespace of its own it could have its own mounts, and reach what lies under ours.
+#[tokio::test]
+async fn it_gets_no_user_namespace() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let root = bench.shell().program(which("unshare"));
+    let script = "unshare --user true 2>&1 || echo none; cat /proc/sys/user/max_user_namespaces; \
+                  (echo 9 > /proc/sys/user/max_user_namespaces) 2>/dev/null || echo forbidden";
+    let said = bench.says(&Order::script(&root, script)).await;
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[1..], ["none", "0", "forbidden"], "{said}");
+    assert!(lines[0].starts_with("unshare:"), "{said}");
+    let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap();
+    assert_ne!(limit.trim(), "0", "the machine's own limit was set");
     bench.stop().await;
 }
 
