@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dbuild_compilers::{Call, Depfile, Plan, Task, analyse};
+use dbuild_intake::recall::Earlier;
 use dbuild_intake::{
     DirTable, FileTable, FindRequest, InputFinder, OnDisk, ScanLimits, ScannedInputs, Toolchain,
     ToolchainRequest, Toolchains, TracedDepends, Watch,
@@ -341,6 +342,18 @@ fn main() {
             println!("unsure {count}: {reason}");
         }
     }
+    // The same commands again, with what they read before at hand.
+    let earlier: Vec<_> = units
+        .iter()
+        .map(|unit| Earlier::of(&scanner.scan(&unit.request(&env)).ok()?, &cold_files, &directories))
+        .collect();
+    let (own, _) = cpu();
+    let mut stood = 0;
+    for (unit, earlier) in units.iter().zip(&earlier) {
+        let request = FindRequest { earlier: earlier.as_ref(), ..unit.request(&env) };
+        stood += usize::from(scanner.recall(&request).is_some());
+    }
+    let recalled = cpu().0 - own;
     let counts = scanner.counts();
     let units = units.len().max(1) as f64;
     let each = |time: Duration| time.as_secs_f64() * 1000.0 / units;
@@ -356,6 +369,11 @@ fn main() {
         looks[0],
         looks[looks.len() - 1] - looks[looks.len() - 2],
         watch.counts()
+    );
+    println!(
+        "earlier scans that stood {stood}; CPU ms per unit {:.3}, ratio {:.1}",
+        each(recalled),
+        reference.as_secs_f64() / recalled.as_secs_f64()
     );
     let (cold, children) = times[0];
     println!(
