@@ -262,7 +262,7 @@ impl Machine<'_> {
                 if expanded[index].is_none() {
                     expanded[index] = Some(self.expand_argument(argument)?);
                 }
-                replaced.extend(expanded[index].iter().flatten());
+                replaced.extend_from_slice(expanded[index].as_deref().unwrap_or_default());
             }
             if let Some(first) = replaced.get_mut(from)
                 && self.clang
