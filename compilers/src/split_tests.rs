@@ -193,6 +193,14 @@ fn depfiles_through_the_preprocessor_are_outputs() {
 }
 
 #[test]
+fn a_long_flag_of_clang_is_not_an_entry_point() {
+    const FLAG: &str = "-enable-trivial-auto-var-init-zero-knowing-it-will-be-removed-from-clang";
+    let task = only(clang(&format!("{FLAG} -ftrivial-auto-var-init=zero -c a.c")));
+    assert!(text(&task.depend_args.unwrap()).contains(FLAG));
+    assert!(text(&task.args).contains(FLAG));
+}
+
+#[test]
 fn what_is_not_preprocessed_needs_no_search() {
     assert_eq!(only(gcc("-c a.i")).depend_args, None);
     assert_eq!(only(gcc("-c a.s -MD")).depend_args, None);

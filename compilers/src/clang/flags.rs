@@ -36,6 +36,8 @@ pub(crate) static ROWS: &[Row] = &[
     row("-working-directory", Separate, Local(Reason::WorkingDirectory)),
     row("-ObjC", Joined, Unknown),
     row("-integrated-as", Alone, Pass),
+    // Not the linker's `-e`; kernels are built with it.
+    row("-enable-trivial-auto-var-init-zero-knowing-it-will-be-removed-from-clang", Alone, Pass),
     row("-no-integrated-as", Alone, Pass),
     row("-fexperimental-new-pass-manager", Alone, Pass),
 
