@@ -6,12 +6,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use dbuild_compilers::{DependStyle, Depfile};
 
 use crate::files::FileTable;
-use crate::inputs::{Inputs, Role};
+use crate::inputs::{Input, Inputs, Role};
 use crate::toolchain::Toolchain;
 
 /// How a depfile and a scan differ; the first difference.
@@ -42,7 +43,9 @@ pub fn difference(
     toolchain: &Toolchain,
     files: &FileTable,
 ) -> Option<Difference> {
-    if !inputs.are_scanned() {
+    // clang turns a backslash into a slash in depfiles (`llvm::sys::path::native` on POSIX): such names cannot be compared.
+    let odd = |input: &Input| input.path.as_os_str().as_bytes().contains(&b'\\');
+    if !inputs.are_scanned() || inputs.files.iter().any(odd) {
         return None;
     }
     // Components: gcc leaves out a leading `./`.
@@ -79,7 +82,7 @@ pub fn difference(
         // Whether a header is the system's only the compiler knows.
         return None;
     }
-    let unread = |input: &&crate::inputs::Input| {
+    let unread = |input: &&Input| {
         matches!(input.role, Role::Included(_))
             && !listed.contains(&plain(&input.path))
             && !inode(&input.path).is_some_and(|inode| other_inodes.contains(&inode))

@@ -83,6 +83,16 @@ fn what_is_right_does_not_differ() {
     }
 }
 
+/// clang writes another name than it reads.
+#[test]
+fn names_with_a_backslash_are_not_compared() {
+    for compiler in ["gcc", "clang"] {
+        let files = [("a.c", "#include \"b\\c.h\"\n"), ("b\\c.h", "")];
+        let Some(unit) = Unit::new(compiler, &files, &["a.c"]) else { continue };
+        assert_eq!(unit.difference(), None, "{compiler}");
+    }
+}
+
 #[test]
 fn a_file_that_the_scan_does_not_know_is_a_difference() {
     let mut unit = Unit::new("gcc", &FILES, &["-Iinc", "src/a.cc"]).unwrap();
