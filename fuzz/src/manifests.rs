@@ -57,7 +57,7 @@ fn circumstances(directories: &[&str]) -> Vec<u8> {
 pub fn seeds() -> Vec<Vec<u8>> {
     let content = std::fs::read(FILE).unwrap_or_default();
     let blob = Some(DigestFunction::Blake3.digest(&content).into());
-    let seen = |path: &str| FileSeen { path: path.into(), blob: blob.clone(), directories: vec![7; 16] };
+    let seen = |path: &str| FileSeen { path: path.into(), blob: blob.clone(), directives: vec![7; 16] };
     let output = OutputFile { path: b"/b/a.o".to_vec(), blob: blob.clone(), executable: false };
     let good = ManifestEntry {
         files: vec![seen(FILE)],
