@@ -6,6 +6,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // A manifest has hundreds of small fields: they are slices of what was read, not copies.
+    let shared =
+        ["record.v1.ManifestEntry", "record.v1.FileSeen", "record.v1.AbsentNames", "record.v1.BlobRef"];
+    let shared = shared.into_iter().chain(["pool.v1.Lease"]);
+    let configured = shared.fold(tonic_prost_build::configure(), |configured, message| {
+        configured.bytes(format!(".dbuild.{message}"))
+    });
+    configured.compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! The coordinator's private parsers, and what they lean on.
 
+#[path = "../../coordinator/src/service/messages.rs"]
+#[allow(dead_code)]
+pub mod messages;
 #[path = "../../coordinator/src/service/outputs.rs"]
 #[allow(dead_code)]
 pub mod outputs;

@@ -57,14 +57,14 @@ fn circumstances(directories: &[&str]) -> Vec<u8> {
 pub fn seeds() -> Vec<Vec<u8>> {
     let content = std::fs::read(FILE).unwrap_or_default();
     let blob = Some(DigestFunction::Blake3.digest(&content).into());
-    let seen = |path: &str| FileSeen { path: path.into(), blob: blob.clone(), directives: vec![7; 16] };
+    let seen = |path: &str| FileSeen { path: path.to_owned().into(), blob: blob.clone(), directives: vec![7; 16].into() };
     let output = OutputFile { path: b"/b/a.o".to_vec(), blob: blob.clone(), executable: false };
     let good = ManifestEntry {
         files: vec![seen(FILE)],
-        absent: vec![AbsentNames { directory: b"/etc".to_vec(), names: vec![b"no such file".to_vec()] }],
-        directories: vec![b"/etc".to_vec()],
+        absent: vec![AbsentNames { directory: "/etc".into(), names: vec!["no such file".into()] }],
+        directories: vec!["/etc".into()],
         outcome: Some(TaskOutcome { outputs: vec![output], stderr: b"w".to_vec(), ..TaskOutcome::default() }),
-        circumstances: circumstances(&["/etc"]),
+        circumstances: circumstances(&["/etc"]).into(),
     };
     let stale = ManifestEntry { files: vec![seen("/etc/none")], ..good.clone() };
     [vec![good.clone()], vec![stale, good]].map(|entries| Manifest { entries }.encode_to_vec()).into()

@@ -192,6 +192,7 @@ impl Shared {
         let function = DigestFunction::from_wire(lease.digest_function, DigestFunction::Blake3)
             .map_err(|error| bad(&error))?;
         let scope = Scope { instance: lease.instance_name.clone(), function };
+        self.fetcher.keep(function, &lease.messages);
         let size = u64::try_from(lease.action_size).map_err(|error| bad(&error))?;
         let digest = Digest::from_hex(&lease.action_hash, size).map_err(|error| bad(&error))?;
         let action: re::Action = self.message(&scope, digest).await?;

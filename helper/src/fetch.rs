@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use dbuild_cache::Store;
 use dbuild_proto::{Digest, DigestFunction};
 use tokio::sync::watch;
@@ -43,6 +44,19 @@ struct Memory {
     bytes: usize,
     /// What was in the store when it was last looked for.
     seen: HashSet<Key>,
+}
+
+impl Memory {
+    fn keep(&mut self, key: Key, bytes: Arc<[u8]>) {
+        if self.bytes + bytes.len() > KEPT_BYTES {
+            self.messages.clear();
+            self.bytes = 0;
+        }
+        let size = bytes.len();
+        if self.messages.insert(key, bytes).is_none() {
+            self.bytes += size;
+        }
+    }
 }
 
 /// The store has no `Debug` of its own.
@@ -106,12 +120,7 @@ impl Fetcher {
                 let mut memory = self.memory();
                 for (digest, bytes) in read {
                     let bytes = Arc::<[u8]>::from(bytes);
-                    if memory.bytes + bytes.len() > KEPT_BYTES {
-                        memory.messages.clear();
-                        memory.bytes = 0;
-                    }
-                    memory.bytes += bytes.len();
-                    memory.messages.insert((scope.function, digest), Arc::clone(&bytes));
+                    memory.keep((scope.function, digest), Arc::clone(&bytes));
                     found.insert(digest, bytes);
                 }
             }
@@ -135,6 +144,15 @@ impl Fetcher {
             found.extend(read.await?);
         }
         Ok(found)
+    }
+
+    /// Keeps messages that came without being asked for.
+    pub fn keep(&self, function: DigestFunction, messages: &[Bytes]) {
+        let digests: Vec<Digest> = messages.iter().map(|bytes| function.digest(bytes)).collect();
+        let mut memory = self.memory();
+        for (digest, bytes) in digests.into_iter().zip(messages) {
+            memory.keep((function, digest), bytes.as_ref().into());
+        }
     }
 
     /// Moves from `wanted` to `found` what is in memory.

@@ -6,6 +6,7 @@
 //! copied and hashed again. This module knows neither compilers nor stores.
 
 mod builder;
+mod message;
 #[cfg(test)]
 mod tests;
 
@@ -14,9 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::{Digest, DigestFunction};
-use prost::Message as _;
 
 pub use self::builder::Builder;
 pub use crate::resolve::{Disk, Kind, Look};
@@ -206,34 +205,10 @@ impl FileNode {
 impl Dir {
     fn seal(&self, function: DigestFunction) -> (Digest, Arc<[u8]>) {
         let sealed = self.sealed.get_or_init(|| {
-            let bytes = self.message(function).encode_to_vec();
+            let bytes = message::directory(&self.children, function);
             (function.digest(&bytes), bytes.into())
         });
         sealed.clone()
-    }
-
-    fn message(&self, function: DigestFunction) -> re::Directory {
-        let mut message = re::Directory::default();
-        for (name, node) in &self.children {
-            let name = name.clone();
-            match node {
-                Node::Directory(below) => message
-                    .directories
-                    .push(re::DirectoryNode { name, digest: Some(below.seal(function).0.to_wire()) }),
-                Node::File(file) => message.files.push(re::FileNode {
-                    name,
-                    digest: Some(file.digest.to_wire()),
-                    is_executable: file.executable,
-                    ..Default::default()
-                }),
-                Node::Symlink(target) => message.symlinks.push(re::SymlinkNode {
-                    name,
-                    target: target.clone(),
-                    ..Default::default()
-                }),
-            }
-        }
-        message
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod circumstances;
 mod earlier;
+mod entry;
 mod key;
 mod manifest;
 #[cfg(test)]
@@ -20,13 +21,13 @@ use std::path::{Path, PathBuf};
 
 use dbuild_cache::{CacheError, Store};
 use dbuild_proto::Digest;
-use dbuild_proto::record::{AbsentNames, FileSeen, ManifestEntry, TaskOutcome};
+use dbuild_proto::record::{FileSeen, ManifestEntry, TaskOutcome};
 
 pub use earlier::Earlier;
 pub use key::{KeyParts, RecallKey};
 
 use crate::files::FileTable;
-use crate::inputs::{Inputs, Role};
+use crate::inputs::Inputs;
 use crate::listings::{DirTable, Presence, gone};
 
 /// How many different sets of inputs are remembered of one command: enough for branches that come and go.
@@ -88,7 +89,7 @@ pub fn recall(
     let Some(bytes) = store.action(&key.0)? else { return Ok((Recalled::Unknown, None)) };
     files.settle();
     let mut newest = None;
-    for mut entry in manifest::entries(&bytes).take(MAX_ENTRIES) {
+    for (mut entry, _) in manifest::entries(bytes.into()).take(MAX_ENTRIES) {
         let change = match compare(&entry, files, directories) {
             Some(change) => change,
             None => match entry.outcome.take_if(|outcome| usable(outcome)) {
@@ -117,7 +118,7 @@ pub fn remember(
         // Something is gone since the compile; it would be missed at the first recall.
         return Ok(());
     };
-    let entry = entry(inputs, &circumstances, outcome);
+    let entry = entry::entry(inputs, &circumstances, outcome);
     let before = store.action(&key.0)?.unwrap_or_default();
     let same = |old: &ManifestEntry| {
         old.files == entry.files
@@ -125,7 +126,8 @@ pub fn remember(
             && old.directories == entry.directories
             && old.circumstances == entry.circumstances
     };
-    let others: Vec<_> = manifest::entries(&before).filter(|old| !same(old)).take(MAX_ENTRIES - 1).collect();
+    let others = manifest::entries(before.into()).filter(|(old, _)| !same(old)).map(|(_, stored)| stored);
+    let others: Vec<_> = others.take(MAX_ENTRIES - 1).collect();
     store.put_action(&key.0, &manifest::encode(&entry, &others, dbuild_cache::MAX_ACTION_VALUE))
 }
 
@@ -138,29 +140,6 @@ fn circumstances_of(inputs: &Inputs, files: &FileTable, directories: &DirTable) 
     let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
     let present = inputs.directories.iter().map(PathBuf::as_path);
     circumstances::digest(contents, present, files, directories)
-}
-
-fn entry(inputs: &Inputs, circumstances: &[u8; 32], outcome: TaskOutcome) -> ManifestEntry {
-    let bytes = |path: &OsStr| path.as_bytes().to_vec();
-    let file = |input: &crate::inputs::Input| FileSeen {
-        path: bytes(input.path.as_os_str()),
-        blob: Some(input.digest.into()),
-        directives: match input.role {
-            Role::Included(directives) => directives.to_vec(),
-            Role::Other => Vec::new(),
-        },
-    };
-    let absent = |absent: &crate::observe::Absent| AbsentNames {
-        directory: bytes(absent.directory.as_os_str()),
-        names: absent.names.iter().map(|name| bytes(name)).collect(),
-    };
-    ManifestEntry {
-        files: inputs.files.iter().map(file).collect(),
-        absent: inputs.absent.iter().map(absent).collect(),
-        directories: inputs.directories.iter().map(|path| bytes(path.as_os_str())).collect(),
-        outcome: Some(outcome),
-        circumstances: circumstances.to_vec(),
-    }
 }
 
 /// The first difference between the world and a (checked) entry.
@@ -179,7 +158,7 @@ fn compare(entry: &ManifestEntry, files: &FileTable, directories: &DirTable) -> 
     let contents = entry.files.iter().filter_map(|seen| Some((path(&seen.path), digest(seen)?)));
     let present = entry.directories.iter().map(|bytes| path(bytes));
     let circumstances = circumstances::digest(contents, present, files, directories);
-    let same = circumstances.is_ok_and(|now| now.as_slice() == entry.circumstances);
+    let same = circumstances.is_ok_and(|now| now.as_slice() == entry.circumstances.as_ref());
     (!same).then_some(Change::Circumstances)
 }
 

@@ -64,20 +64,27 @@ impl DigestFunction {
 
     /// The digest of `bytes`.
     pub fn digest(self, bytes: &[u8]) -> Digest {
-        let mut hasher = Hasher::new(self);
-        hasher.update(bytes);
-        hasher.finish()
+        let hash = match self {
+            DigestFunction::Blake3 => blake3::hash(bytes).into(),
+            DigestFunction::Sha256 => sha2::Sha256::digest(bytes).into(),
+        };
+        Digest { hash, size: bytes.len() as u64 }
     }
 }
 
 impl Digest {
     /// The hash as 64 lower-case hexadecimal digits.
     pub fn hex(&self) -> String {
+        self.hex_digits().iter().map(|&digit| char::from(digit)).collect()
+    }
+
+    /// As [`Digest::hex`], in ASCII.
+    pub fn hex_digits(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut out = String::with_capacity(64);
-        for byte in self.hash {
-            out.push(DIGITS[usize::from(byte >> 4)] as char);
-            out.push(DIGITS[usize::from(byte & 15)] as char);
+        let mut out = [0; 64];
+        for (pair, byte) in out.chunks_exact_mut(2).zip(self.hash) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
         out
     }
@@ -138,7 +145,7 @@ impl fmt::Debug for Digest {
 
 impl From<Digest> for crate::record::BlobRef {
     fn from(digest: Digest) -> Self {
-        crate::record::BlobRef { hash: digest.hash.to_vec(), size: digest.size }
+        crate::record::BlobRef { hash: bytes::Bytes::copy_from_slice(&digest.hash), size: digest.size }
     }
 }
 
@@ -146,7 +153,7 @@ impl TryFrom<&crate::record::BlobRef> for Digest {
     type Error = DigestError;
     fn try_from(blob: &crate::record::BlobRef) -> Result<Self, DigestError> {
         let hash =
-            blob.hash.as_slice().try_into().map_err(|_| DigestError::Hash(format!("{:?}", blob.hash)))?;
+            blob.hash.as_ref().try_into().map_err(|_| DigestError::Hash(format!("{:?}", blob.hash)))?;
         Ok(Digest { hash, size: blob.size })
     }
 }

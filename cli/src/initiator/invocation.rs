@@ -143,7 +143,10 @@ pub fn attempt(context: &Context) -> io::Result<Attempt> {
     let family = toolchain.info.family;
     let objects = Objects::choose(&temporary, family, &tasks)?;
     let ask = |(task, object)| near::ask(context, Prepared::new(context, toolchain.clone(), task, object));
-    let near: Vec<Near> = tasks.into_iter().map(Arc::new).zip(objects.paths()).map(ask).collect();
+    let mut near: Vec<Near> = tasks.into_iter().map(Arc::new).zip(objects.paths()).map(ask).collect();
+    if let [Near::Missed(missed)] = near.as_mut_slice() {
+        pool::describe_at_once(context, missed);
+    }
     if then.is_none() && near.iter().all(|near| matches!(near, Near::Answered(_))) {
         let answers: Vec<Answered> = near.into_iter().filter_map(Near::into_answer).collect();
         if cut(context, family, &answers) {

@@ -40,7 +40,7 @@ pub use control::{Answer, Request};
 pub use pool::SCAN_DIFFERS;
 pub use warmth::Warmth;
 
-use crate::config::Config;
+use crate::config::{Config, processors};
 use crate::error::{CliError, Context, Result};
 use crate::limits::raise_files;
 use crate::paths::{DataDir, short_socket_path};
@@ -107,7 +107,8 @@ pub fn run(config: Config) -> Result<()> {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // It talks and waits; what takes time is on threads of its own. More would mostly wake each other.
+        .worker_threads((processors() as usize).div_ceil(4))
         .enable_all()
         .build()
         .context("start the runtime")?;
@@ -282,6 +283,12 @@ impl Initiator {
         let remote = Remote::new(url)?;
         remotes.insert(url.to_owned(), remote.clone());
         Ok(remote)
+    }
+
+    /// As [`Initiator::remote`], but only one that was asked before; needs no runtime.
+    fn known_remote(&self, url: &str) -> Option<Remote> {
+        let remotes = self.remotes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        remotes.get(url).cloned()
     }
 
     fn own_directories(&self) -> Vec<PathBuf> {

@@ -11,6 +11,7 @@ use dbuild_proto::record::{OutputFile, TaskOutcome};
 use super::invocation::Context;
 use super::outputs::{self, Ready};
 use super::policy;
+use super::pool::Described;
 use super::task::{Answered, Here, Prepared};
 use crate::record::{Event, Placement};
 
@@ -39,6 +40,14 @@ pub struct Missed {
     pub notice: Option<String>,
     /// What the command read before.
     pub earlier: Option<Earlier>,
+    /// For the pool, if that is done already.
+    pub described: Option<Described>,
+}
+
+impl Missed {
+    fn new(prepared: Prepared) -> Missed {
+        Missed { prepared, miss: None, notice: None, earlier: None, described: None }
+    }
 }
 
 /// Looks into the near cache and puts a hit in place.
@@ -53,16 +62,16 @@ pub fn ask(context: &Context, prepared: Prepared) -> Near {
     }
     let initiator = &context.initiator;
     let (Ok(store), Ok(())) = (&initiator.store, &prepared.task.cache) else {
-        return Near::Missed(Box::new(Missed { prepared, miss: None, notice: None, earlier: None }));
+        return Near::Missed(Box::new(Missed::new(prepared)));
     };
     let damaged = store.counters().damaged;
     let usable = |outcome: &TaskOutcome| readies(context, &prepared, outcome).is_some();
     let recalled = recall(store, &prepared.key, &initiator.files, &initiator.directories, &usable);
-    let mut earlier = None;
-    let miss = match recalled.map(|(recalled, newest)| {
-        earlier = newest;
-        recalled
-    }) {
+    let (recalled, earlier) = match recalled {
+        Ok((recalled, earlier)) => (Ok(recalled), earlier),
+        Err(error) => (Err(error), None),
+    };
+    let miss = match recalled {
         Ok(Recalled::Hit(outcome)) => match hit(context, &prepared, outcome) {
             Ok(answered) => return Near::Answered(answered),
             Err(error) if error.is_not_found() => "its result was evicted from the cache".to_owned(),
@@ -75,7 +84,7 @@ pub fn ask(context: &Context, prepared: Prepared) -> Near {
     };
     let found = store.counters().damaged > damaged;
     let notice = found.then(|| "a damaged file was found in the cache and removed".to_owned());
-    Near::Missed(Box::new(Missed { prepared, miss: Some(miss), notice, earlier }))
+    Near::Missed(Box::new(Missed { miss: Some(miss), notice, earlier, ..Missed::new(prepared) }))
 }
 
 /// The files of an outcome with their places in this build's tree; `None` if it is not one of this task's.

@@ -32,13 +32,11 @@ const FULL: &str = "helpers are busy";
 
 /// Asks the pool, if there is one for this task. `alone`: it is the only task of its call.
 pub async fn answer(context: Arc<Context>, missed: Missed, alone: bool) -> Verdict {
-    let Missed { prepared, miss, notice, earlier } = missed;
+    let Missed { prepared, miss, notice, earlier, described } = missed;
     let task = prepared.task.clone();
-    let mut here = match (&context.coordinator, &task.distribute) {
-        (None, _) => Here::new(prepared, "no pool"),
-        (Some(_), Err(reason)) => Here::new(prepared, reason.to_string()),
-        (Some(_), Ok(())) if context.variable("LD_PRELOAD").is_some() => Here::new(prepared, "LD_PRELOAD"),
-        (Some(url), Ok(())) => match ask(&context, &prepared, earlier, url, alone).await {
+    let mut here = match reachable(&context, &prepared) {
+        Err(reason) => Here::new(prepared, reason),
+        Ok(url) => match ask(&context, &prepared, (earlier, described), url, alone).await {
             Ok(answered) => return Verdict::Answered(answered),
             Err(refusal) => {
                 let mut here = Here::new(prepared, refusal.reason);
@@ -56,6 +54,32 @@ pub async fn answer(context: Arc<Context>, missed: Missed, alone: bool) -> Verdi
         here.fault.get_or_insert_with(|| reason.clone());
     }
     Verdict::Here(Box::new(here))
+}
+
+/// The coordinator of a task that may leave this machine; else why it may not.
+fn reachable<'c>(context: &'c Context, prepared: &Prepared) -> Result<&'c str, String> {
+    let url = context.coordinator.as_deref().ok_or("no pool")?;
+    prepared.task.distribute.as_ref().map_err(ToString::to_string)?;
+    match context.variable("LD_PRELOAD") {
+        Some(_) => Err("LD_PRELOAD".to_owned()),
+        None => Ok(url),
+    }
+}
+
+/// A task's inputs and its action, or why it does not go to the pool.
+pub struct Described(Result<(Inputs, BuiltAction), Refusal>);
+
+/// Describes the task on the calling thread, if it goes to the pool and nothing has to be waited for: that saves handing
+/// it over twice.
+pub fn describe_at_once(context: &Context, missed: &mut Missed) {
+    let Ok(url) = reachable(context, &missed.prepared) else { return };
+    let initiator = &context.initiator;
+    if initiator.known_remote(url).is_some_and(|remote| remote.is_ready())
+        && let Some(_turn) = initiator.scans.try_take(processors())
+    {
+        let described = describe(context, &missed.prepared, missed.earlier.as_ref());
+        missed.described = Some(Described(described));
+    }
 }
 
 /// Why the pool did not answer: the reason for statistics, and the fault if it is one.
@@ -87,7 +111,7 @@ impl From<remote::Fault> for Refusal {
 async fn ask(
     context: &Arc<Context>,
     prepared: &Prepared,
-    earlier: Option<Earlier>,
+    (earlier, described): (Option<Earlier>, Option<Described>),
     url: &str,
     alone: bool,
 ) -> Result<Answered, Refusal> {
@@ -95,15 +119,17 @@ async fn ask(
     remote.ready(&context.session).await?;
     let store = context.initiator.store.clone().map_err(Refusal::fault)?;
 
-    // Preprocessing takes a processor of this machine.
-    let turn = context.initiator.scans.take(processors()).await;
-    let (inputs, built) = {
-        let (context, prepared) = (context.clone(), prepared.clone());
-        blocking(move || describe(&context, &prepared, earlier.as_ref()))
-            .await
-            .map_err(|error| Refusal::fault(error.to_string()))??
+    let (inputs, built) = match described {
+        Some(Described(described)) => described?,
+        None => {
+            // Scanning takes a processor of this machine.
+            let _turn = context.initiator.scans.take(processors()).await;
+            let (context, prepared) = (context.clone(), prepared.clone());
+            blocking(move || describe(&context, &prepared, earlier.as_ref()))
+                .await
+                .map_err(|error| Refusal::fault(error.to_string()))??
+        }
     };
-    drop(turn);
     let toolchain = prepared.toolchain.clone();
     // In a full pool it would only wait. A call's other tasks would hold one up that runs here.
     let waits = alone && remote.full(&context.session);

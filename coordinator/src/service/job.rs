@@ -44,20 +44,23 @@ pub fn prepare(site: &Site, action: ActionId, request: &re::ExecuteRequest) -> R
         return Ok(Prepared::Known(Box::new(result)));
     }
     let function = action.function;
-    let Some(message) = read::<re::Action>(store, function, &action.digest, "action")? else {
+    let Some((message, action_bytes)) = read::<re::Action>(store, function, &action.digest, "action")? else {
         return Ok(Prepared::Refused(refusal::missing(function, &[action.digest])));
     };
     let command_digest = field("command_digest", message.command_digest.as_ref())?;
     let root = field("input_root_digest", message.input_root_digest.as_ref())?;
     let command = read::<re::Command>(store, function, &command_digest, "command")?;
     let mut missing = site.inputs.missing(store, function, &root).map_err(TreeError::status)?;
-    let Some(command) = command else {
+    let Some((command, command_bytes)) = command else {
         missing.insert(0, command_digest);
         return Ok(Prepared::Refused(refusal::missing(function, &missing)));
     };
     if !missing.is_empty() {
         return Ok(Prepared::Refused(refusal::missing(function, &missing)));
     }
+    let messages = &site.inputs.messages;
+    messages.keep(function, action.digest, action_bytes, vec![command_digest, root]);
+    messages.keep(function, command_digest, command_bytes, Vec::new());
     if command.arguments.first().is_none_or(String::is_empty) {
         return Err(Status::invalid_argument("the command has no program to run"));
     }
@@ -81,14 +84,17 @@ fn read<M: Message + Default>(
     function: DigestFunction,
     digest: &Digest,
     what: &str,
-) -> Result<Option<M>, Status> {
+) -> Result<Option<(M, Vec<u8>)>, Status> {
     if digest.size > MAX_MESSAGE as u64 {
         return Err(Status::invalid_argument(format!("the {what} is larger than {MAX_MESSAGE} bytes")));
     }
     match store.read(function, digest) {
-        Ok(bytes) => M::decode(bytes.as_slice()).map(Some).map_err(|error| {
-            Status::invalid_argument(format!("blob {digest} is not a REAPI {what}: {error}"))
-        }),
+        Ok(bytes) => match M::decode(bytes.as_slice()) {
+            Ok(message) => Ok(Some((message, bytes))),
+            Err(error) => {
+                Err(Status::invalid_argument(format!("blob {digest} is not a REAPI {what}: {error}")))
+            }
+        },
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(refusal::cache(error)),
     }

@@ -13,6 +13,7 @@ mod cas;
 mod desk;
 mod execution;
 mod job;
+mod messages;
 mod outputs;
 mod pool;
 mod refusal;

@@ -15,6 +15,7 @@ use wire::to_helper::Message as Outbound;
 
 use super::desk::{Hello, Order};
 use super::job::Job;
+use super::messages::Sent;
 use super::{Site, verdict};
 use crate::pool::{Event, HelperId, HelperView, LeaseId, Report};
 
@@ -99,7 +100,8 @@ async fn serve_helper(site: Site, mut inbound: Streaming<wire::FromHelper>, outb
     let name = hello.name.clone();
     let Ok((helper, orders)) = site.desk.attach(hello).await else { return };
     let state_interval_ms = site.config.state_interval.as_millis().try_into().unwrap_or(u32::MAX);
-    let mut connection = Connection { site, helper, name, outbox, leases: HashMap::new() };
+    let (leases, sent) = (HashMap::new(), Sent::default());
+    let mut connection = Connection { site, helper, name, outbox, leases, sent };
     let welcome = Outbound::Welcome(wire::Welcome { state_interval_ms });
     let reason = if send(&connection.outbox, welcome).await {
         connection.pump(&mut inbound, orders).await
@@ -146,6 +148,7 @@ struct Connection {
     outbox: Outbox,
     /// What the helper was given and has not answered: it can answer nothing else, and each once.
     leases: HashMap<u64, Arc<Job>>,
+    sent: Sent,
 }
 
 impl Connection {
@@ -218,6 +221,11 @@ impl Connection {
                     action_hash: job.action.digest.hex(),
                     action_size: job.action.digest.size as i64,
                     timeout_ms: job.timeout.as_millis().try_into().unwrap_or(u64::MAX),
+                    messages: self.sent.next(
+                        &self.site.inputs.messages,
+                        job.action.function,
+                        job.action.digest,
+                    ),
                 });
                 self.leases.insert(lease.0, job);
                 message

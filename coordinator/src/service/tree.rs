@@ -14,6 +14,7 @@ use dbuild_proto::{Digest, DigestFunction, MAX_BATCH, MAX_MESSAGE};
 use prost::Message;
 use tonic::Status;
 
+use super::messages::Messages;
 use super::refusal;
 
 /// Distinct directories of one tree.
@@ -55,7 +56,7 @@ fn read_directory(
     store: &Store,
     function: DigestFunction,
     digest: &Digest,
-) -> Result<Option<re::Directory>, TreeError> {
+) -> Result<Option<(re::Directory, Vec<u8>)>, TreeError> {
     if digest.size > MAX_MESSAGE as u64 {
         return Err(TreeError::Malformed(*digest, format!("it is larger than {MAX_MESSAGE} bytes")));
     }
@@ -67,7 +68,7 @@ fn read_directory(
     let directory = re::Directory::decode(bytes.as_slice())
         .map_err(|error| TreeError::Malformed(*digest, error.to_string()))?;
     check_directory(&directory).map_err(|why| TreeError::Malformed(*digest, why))?;
-    Ok(Some(directory))
+    Ok(Some((directory, bytes)))
 }
 
 /// Refuses names that could leave the directory, and two entries of one name.
@@ -106,6 +107,8 @@ struct Subtree {
 #[derive(Default)]
 pub struct Inputs {
     believed: Mutex<HashMap<(DigestFunction, Digest), (Subtree, Instant)>>,
+    /// What was read on the way, for those who need it next.
+    pub messages: Messages,
 }
 
 impl Inputs {
@@ -177,7 +180,7 @@ impl Check<'_> {
     }
 
     fn read(&mut self, digest: &Digest, depth: u32) -> Result<Subtree, TreeError> {
-        let Some(directory) = read_directory(self.store, self.function, digest)? else {
+        let Some((directory, bytes)) = read_directory(self.store, self.function, digest)? else {
             self.lacks(*digest);
             return Ok(Subtree { paths: 1, height: 1, complete: false });
         };
@@ -190,14 +193,17 @@ impl Check<'_> {
                 tree.complete = false;
             }
         }
-        for child in &directory.directories {
-            let child = self.visit(&field(digest, child.digest.as_ref())?, depth + 1)?;
+        let below = directory.directories.iter().map(|child| field(digest, child.digest.as_ref()));
+        let below = below.collect::<Result<Vec<_>, _>>()?;
+        for child in &below {
+            let child = self.visit(child, depth + 1)?;
             tree.paths = tree.paths.saturating_add(child.paths);
             tree.height = tree.height.max(child.height + 1);
             tree.complete &= child.complete;
         }
         if tree.complete {
             self.inputs.believe((self.function, *digest), tree);
+            self.inputs.messages.keep(self.function, *digest, bytes, below);
         }
         Ok(tree)
     }
@@ -249,7 +255,7 @@ impl Pages {
         while page.directories.len() < self.page_size && bytes < MAX_BATCH as u64 {
             let Some(digest) = self.queue.pop_front() else { break };
             let read = read_directory(store, self.function, &digest).map_err(TreeError::status)?;
-            let Some(directory) = read else {
+            let Some((directory, _)) = read else {
                 if self.sent == 0 {
                     return Err(refusal::cache(CacheError::NotFound(digest)));
                 }

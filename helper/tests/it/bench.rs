@@ -1,7 +1,9 @@
 //! One helper at a stand-in coordinator, in a directory of its own.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use dbuild_helper::{HelperConfig, HelperError, run};
 use dbuild_proto::pool::{Fault, lease_result::Outcome};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
@@ -74,6 +76,25 @@ impl Order {
         };
         blobs.put_message(&action)
     }
+}
+
+/// The action, its command and its directories, but for what was `sent` before: what a coordinator sends with a lease.
+pub fn messages(blobs: &Blobs, action: Digest, sent: &mut HashSet<Digest>) -> Vec<Bytes> {
+    let digest = |digest: &Option<re::Digest>| Digest::from_field(digest.as_ref()).unwrap();
+    let bytes = blobs.get(&action).unwrap();
+    let message = re::Action::decode(bytes.as_slice()).unwrap();
+    let command = digest(&message.command_digest);
+    let mut out = vec![bytes.into(), blobs.get(&command).unwrap().into()];
+    let mut open = vec![digest(&message.input_root_digest)];
+    while let Some(directory) = open.pop() {
+        if sent.insert(directory) {
+            let bytes = blobs.get(&directory).unwrap();
+            let message = re::Directory::decode(bytes.as_slice()).unwrap();
+            open.extend(message.directories.iter().map(|node| digest(&node.digest)));
+            out.push(bytes.into());
+        }
+    }
+    out
 }
 
 pub struct Bench {

@@ -3,6 +3,7 @@
 //! Processor time is that of the helper, its launcher and all of the action's processes, not the stand-in
 //! coordinator's. Prints, asserts nothing about time.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::FromRawFd;
@@ -12,13 +13,14 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use dbuild_helper::HelperConfig;
+use dbuild_proto::Digest;
 use dbuild_proto::pool::lease_result::Outcome;
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::protobuf::Timestamp;
 use prost::Message;
 use tokio::sync::oneshot;
 
-use crate::bench::Order;
+use crate::bench::{self, Order};
 use crate::compile::program_of;
 use crate::pool;
 use crate::roots::{Root, which};
@@ -86,6 +88,7 @@ struct Lab {
     meter: Meter,
     stop: oneshot::Sender<()>,
     thread: std::thread::JoinHandle<()>,
+    sent: HashSet<Digest>,
     _home: tempfile::TempDir,
 }
 
@@ -112,14 +115,24 @@ impl Lab {
             ran.unwrap();
         });
         let helper = runtime.block_on(arrivals.recv()).unwrap();
-        Lab { runtime, blobs, helper, meter: met.recv().unwrap(), stop, thread, _home: home }
+        Lab {
+            runtime,
+            blobs,
+            helper,
+            meter: met.recv().unwrap(),
+            stop,
+            thread,
+            sent: HashSet::new(),
+            _home: home,
+        }
     }
 
     fn run(&mut self, order: &Order) -> (Measured, re::ActionResult) {
         let action = order.put(&self.blobs);
+        let messages = bench::messages(&self.blobs, action, &mut self.sent);
         let cpu = self.meter.ms();
         let begun = Instant::now();
-        let outcome = self.runtime.block_on(self.helper.run(action, 60_000));
+        let outcome = self.runtime.block_on(self.helper.run_with(action, 60_000, messages));
         let wall = begun.elapsed().as_secs_f64() * 1e3;
         // The root is still being removed.
         std::thread::sleep(std::time::Duration::from_millis(30));

@@ -1,11 +1,14 @@
 //! Inputs that are missing or hostile, outputs of every kind, blobs that are fetched once, trees that are shared.
 
+use std::collections::HashSet;
+
 use dbuild_proto::Digest;
 use dbuild_proto::pool::fault::Kind;
+use dbuild_proto::pool::lease_result::Outcome;
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 
-use crate::bench::{Bench, Order};
-use crate::store::asked_twice;
+use crate::bench::{Bench, Order, messages};
+use crate::store::{FUNCTION, asked_twice};
 
 #[tokio::test]
 async fn outputs_are_uploaded_before_they_are_told() {
@@ -136,5 +139,25 @@ async fn nothing_of_an_action_is_left_for_the_next() {
         ".:\nclosed\ninput.c\nsub\n\n/tmp:\n\nclosed:\nfixed.h\nnext.h\n\nsub:\ntwofixeddrwxr-xr-x";
     assert_eq!(seen, expected);
     assert_eq!(bench.says(&order).await, seen);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn messages_that_came_with_the_lease_are_not_asked_for() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let root = bench.shell().file("work/deep/er/a", "text", false);
+    let order = Order::script(&root, "cat deep/er/a > out").outputs(&["out"]);
+    let action = order.put(&bench.blobs);
+    let mut with = messages(&bench.blobs, action, &mut HashSet::new());
+    let told: Vec<Digest> = with.iter().map(|bytes| FUNCTION.digest(bytes)).collect();
+    // What nobody names does no harm.
+    with.push("no message at all".into());
+    let outcome = bench.helper.run_with(action, order.timeout_ms, with).await;
+    let Outcome::ActionResult(bytes) = outcome else { panic!("{outcome:?}") };
+    let result: re::ActionResult = prost::Message::decode(bytes.as_slice()).unwrap();
+    assert_eq!(bench.file(&result, "out"), b"text");
+    let reads = bench.blobs.reads.lock().unwrap().clone();
+    assert!(told.iter().all(|digest| !reads.contains_key(digest)), "{reads:?}");
+    assert!(reads.contains_key(&FUNCTION.digest(b"text")), "files are asked for");
     bench.stop().await;
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use dbuild_proto::pool::pool_server::{Pool, PoolServer};
 use dbuild_proto::pool::{
     FromHelper, Hello, Lease, LeaseResult, ListHelpersRequest, ListHelpersResponse, ToHelper, Welcome,
@@ -68,6 +69,11 @@ impl Attached {
 
     /// Gives a lease on an action; returns its id.
     pub fn lease(&self, action: Digest, timeout_ms: u64) -> u64 {
+        self.lease_with(action, timeout_ms, Vec::new())
+    }
+
+    /// The same, and some messages that go with it.
+    pub fn lease_with(&self, action: Digest, timeout_ms: u64, messages: Vec<Bytes>) -> u64 {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let lease_id = IDS.fetch_add(1, Ordering::Relaxed);
         self.send(to_helper::Message::Lease(Lease {
@@ -77,6 +83,7 @@ impl Attached {
             action_hash: action.hex(),
             action_size: action.size as i64,
             timeout_ms,
+            messages,
         }));
         lease_id
     }
@@ -101,7 +108,16 @@ impl Attached {
 
     /// Runs one action and returns its outcome.
     pub async fn run(&mut self, action: Digest, timeout_ms: u64) -> lease_result::Outcome {
-        let lease_id = self.lease(action, timeout_ms);
+        self.run_with(action, timeout_ms, Vec::new()).await
+    }
+
+    pub async fn run_with(
+        &mut self,
+        action: Digest,
+        timeout_ms: u64,
+        messages: Vec<Bytes>,
+    ) -> lease_result::Outcome {
+        let lease_id = self.lease_with(action, timeout_ms, messages);
         let result = self.result().await;
         assert_eq!(result.lease_id, lease_id);
         result.outcome.unwrap()

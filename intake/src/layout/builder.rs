@@ -1,5 +1,6 @@
 //! The growing of a tree: pure, but for [`Builder::add_path`], which asks a [`Look`] what is on the way.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -81,33 +82,40 @@ impl Builder {
             return Err(LayoutError::NotAFile(directory.to_path_buf()));
         };
         let mut plain = Vec::with_capacity(files.len());
+        let mut path = real.clone();
         for &(name, digest, executable) in files {
-            match disk.look(&real.join(name))? {
+            path.push(name);
+            match disk.look(&path)? {
                 Kind::File => plain.push((name, digest, executable)),
                 _ => self.add_file_at(&directory.join(name), disk, digest, executable)?,
             }
+            path.pop();
         }
         let there = self.node(&real);
-        let new = |(name, digest, executable): &(&str, Digest, bool)| {
-            let node = Node::File(FileNode { digest: *digest, executable: *executable, bytes: None });
-            match there {
-                Some(Node::Directory(dir)) => !dir.children.get(*name).is_some_and(|old| old.same(&node)),
-                _ => true,
-            }
-        };
-        // Not edited: what is shared with the toolchain's tree stays shared.
-        plain.retain(new);
+        if let Some(Node::Directory(dir)) = there {
+            // Not edited: what is shared with the toolchain's tree stays shared.
+            plain.retain(|&(name, digest, executable)| {
+                let node = Node::File(FileNode { digest, executable, bytes: None });
+                !dir.children.get(name).is_some_and(|old| old.same(&node))
+            });
+        }
         if plain.is_empty() {
             return Ok(());
         }
         let names = names(&real)?;
         let dir = self.directory(&real, &names)?;
-        for (name, digest, executable) in plain {
-            let node = Node::File(FileNode { digest, executable, bytes: None });
-            if dir.children.insert(name.to_owned(), node).is_some() {
-                return Err(LayoutError::Conflict(real.join(name)));
-            }
+        if let Some((name, _, _)) = plain.iter().find(|(name, _, _)| dir.children.contains_key(*name)) {
+            return Err(LayoutError::Conflict(real.join(name)));
         }
+        let count = plain.len();
+        let node = |(name, digest, executable): (&str, _, _)| {
+            (name.to_owned(), Node::File(FileNode { digest, executable, bytes: None }))
+        };
+        let mut new: BTreeMap<String, Node> = plain.into_iter().map(node).collect();
+        if new.len() != count {
+            return Err(LayoutError::Conflict(real));
+        }
+        dir.children.append(&mut new);
         Ok(())
     }
 

@@ -29,7 +29,7 @@ impl Earlier {
     /// As if `inputs` had been remembered just now. `None`: something of them is gone.
     pub fn of(inputs: &Inputs, files: &FileTable, directories: &DirTable) -> Option<Earlier> {
         let circumstances = super::circumstances_of(inputs, files, directories).ok()?;
-        Some(Earlier(super::entry(inputs, &circumstances, TaskOutcome::default())))
+        Some(Earlier(super::entry::entry(inputs, &circumstances, TaskOutcome::default())))
     }
 
     /// The inputs as they are now, if the compile would read the same files as before. `directives` tells what a content
@@ -50,7 +50,7 @@ impl Earlier {
             let path = path(&seen.path);
             let facts = files.facts(path).ok()?;
             let before = digest(seen)?;
-            let role = match Fingerprint::try_from(seen.directives.as_slice()) {
+            let role = match Fingerprint::try_from(seen.directives.as_ref()) {
                 Ok(directives) => Role::Included(directives),
                 Err(_) => Role::Other,
             };
@@ -113,7 +113,7 @@ fn same_circumstances(
     let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
     let present = entry.directories.iter().map(|bytes| path(bytes));
     let now = circumstances::digest(contents, present, files, directories);
-    now.is_ok_and(|now| now.as_slice() == entry.circumstances)
+    now.is_ok_and(|now| now.as_slice() == entry.circumstances.as_ref())
 }
 
 fn digest(seen: &FileSeen) -> Option<Digest> {

@@ -98,11 +98,14 @@ struct Inner<F> {
     mounts: Option<File>,
     ground: Ground,
     /// Directories as somebody spelled them.
-    places: HashMap<OsString, Arc<Place>>,
-    facts: HashMap<OsString, Fact<F>>,
+    places: Map<Arc<Place>>,
+    facts: Map<Fact<F>>,
     capacity: usize,
     cleared: u64,
 }
+
+/// By absolute path.
+type Map<T> = HashMap<OsString, T, foldhash::fast::RandomState>;
 
 /// Where a spelled directory really is.
 struct Place {
@@ -130,8 +133,8 @@ impl<F: Clone> Watch<F> {
                 inotify,
                 mounts: File::open("/proc/self/mountinfo").ok(),
                 ground: Ground::default(),
-                places: HashMap::new(),
-                facts: HashMap::new(),
+                places: Map::default(),
+                facts: Map::default(),
                 capacity,
                 cleared: 0,
             })

@@ -74,6 +74,11 @@ impl Remote {
         answer
     }
 
+    /// Whether [`Remote::ready`] would say so without waiting.
+    pub fn is_ready(&self) -> bool {
+        self.0.greeting.answered.load(Ordering::Acquire) && self.resting().is_ok()
+    }
+
     /// How many slots the pool's helpers have now; 0 for a server that does not tell (it may be no dbuild).
     pub async fn slots(&self, session: &str) -> u32 {
         if self.ready(session).await.is_err() {

@@ -1,0 +1,50 @@
+//! What is remembered of one run, in the form that is stored.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use bytes::Bytes;
+use dbuild_proto::record::{AbsentNames, BlobRef, FileSeen, ManifestEntry, TaskOutcome};
+
+use crate::inputs::{Inputs, Role};
+
+/// The entry for a run that read `inputs`. There are some thousand small fields, so they are slices of one piece of
+/// memory, which is written first.
+pub(super) fn entry(inputs: &Inputs, circumstances: &[u8; 32], outcome: TaskOutcome) -> ManifestEntry {
+    let mut text = Vec::new();
+    let mut measure = |bytes: &[u8]| {
+        text.extend_from_slice(bytes);
+        Bytes::new()
+    };
+    fill(inputs, circumstances, &mut measure);
+    let mut rest = Bytes::from(text);
+    let mut entry = fill(inputs, circumstances, &mut |bytes| rest.split_to(bytes.len()));
+    entry.outcome = Some(outcome);
+    entry
+}
+
+/// Asks `field` for every field of bytes, always in the same order.
+fn fill(inputs: &Inputs, circumstances: &[u8; 32], field: &mut dyn FnMut(&[u8]) -> Bytes) -> ManifestEntry {
+    let mut entry = ManifestEntry { files: Vec::with_capacity(inputs.files.len()), ..Default::default() };
+    for input in &inputs.files {
+        let directives: &[u8] = match &input.role {
+            Role::Included(directives) => directives,
+            Role::Other => &[],
+        };
+        entry.files.push(FileSeen {
+            path: field(input.path.as_os_str().as_bytes()),
+            blob: Some(BlobRef { hash: field(&input.digest.hash), size: input.digest.size }),
+            directives: field(directives),
+        });
+    }
+    for absent in &inputs.absent {
+        entry.absent.push(AbsentNames {
+            directory: field(absent.directory.as_os_str().as_bytes()),
+            names: absent.names.iter().map(|name| field(name.as_bytes())).collect(),
+        });
+    }
+    let directories = inputs.directories.iter().map(|path| path.as_os_str());
+    entry.directories.extend(directories.map(OsStr::as_bytes).map(&mut *field));
+    entry.circumstances = field(circumstances);
+    entry
+}
