@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A cluster of slow machines on this one: builds a project on a client with helpers, through dbuild, distcc, icecream.
 
-    benches/lab.py [--project c|cxx] [--helpers 1,2,4,8] [--cpu CORES] [--rate RATE] [--rounds N] [--peers NAMES]
+    benches/lab.py [--project NAME] [--helpers 1,2,4,8] [--cpu CORES] [--rate RATE] [--rounds N] [--peers NAMES]
                    [--units N] [--slots N] [--dbuild BIN] [--output FILE] [--keep] [--plain]
 
 Every host is a set of namespaces with a quota of processor and a link of limited rate; every run begins with new
@@ -40,7 +40,7 @@ from builds import ROOT, WORK
 from cluster.cgroups import Tree
 from cluster.hosts import Cluster
 from cluster.measure import measure
-from cluster.projects import Project
+from cluster.projects import PROJECTS, Project
 from cluster.report import Report
 from cluster.tools import Dbuild, Distcc, Icecc, Plain, tool as find_tool
 
@@ -152,7 +152,7 @@ def numbers(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--project", choices=["c", "cxx"], default="c")
+    parser.add_argument("--project", choices=list(PROJECTS), default="libgit2")
     parser.add_argument("--helpers", type=numbers, default=[8], help="numbers of helpers, one after the other")
     parser.add_argument("--cpu", type=float, default=0.2, help="processors of each host")
     parser.add_argument("--rate", default="200mbit", help="of each link, as tc takes it; empty: no limit")

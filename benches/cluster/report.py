@@ -7,6 +7,8 @@ import statistics
 import subprocess
 import time
 
+from .projects import PROJECTS
+
 # Runs during which others burnt more than this many processors are marked.
 FOREIGN = 0.15
 
@@ -81,7 +83,7 @@ class Report:
     def table(self):
         settings = self.settings
         gcc = subprocess.run(["gcc", "-dumpfullversion"], stdout=subprocess.PIPE).stdout.decode().strip()
-        name = {"c": "libgit2 (C, -O2 -g)", "cxx": "abseil and protobuf-lite (C++, -g)"}[settings.project]
+        name = PROJECTS[settings.project][0]
         lines = [f"{name}: {self.units} units, gcc {gcc}; hosts of {settings.cpu} processors each, links of "
                  f"{settings.rate or 'no limit'}, {settings.slots} slots per helper; {os.cpu_count()} cores, "
                  f"{platform.system()} {platform.release().split('-')[0]}, {platform.machine()}; "
