@@ -13,7 +13,8 @@ use dbuild_shims::view;
 use tokio::runtime::Handle;
 
 use super::connection::First;
-use super::invocation::{self, Attempt, Context, Rest};
+use super::context::Context;
+use super::invocation::{self, Attempt, Rest};
 use super::{Busy, Initiator};
 use crate::config::processors;
 

@@ -11,7 +11,7 @@ use dbuild_intake::{Doubt, Inputs};
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_shims::frame::Ran;
 
-use super::invocation::Context;
+use super::context::Context;
 use super::outputs::{self, IngestError};
 use super::policy;
 use super::task::{Answered, Here, Traced};

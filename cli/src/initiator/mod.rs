@@ -6,6 +6,7 @@
 
 mod client;
 mod connection;
+mod context;
 mod control;
 mod front;
 mod invocation;

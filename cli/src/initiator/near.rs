@@ -8,7 +8,7 @@ use dbuild_intake::recall::{Earlier, Recalled, recall};
 use dbuild_proto::Digest;
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 
-use super::invocation::Context;
+use super::context::Context;
 use super::outputs::{self, Ready};
 use super::policy;
 use super::pool::Described;

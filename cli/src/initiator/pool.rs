@@ -12,7 +12,7 @@ use dbuild_intake::{FindError, FindRequest, InputFinder, Inputs, IntakeError, ve
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_proto::{Digest, DigestFunction};
 
-use super::invocation::{Context, blocking};
+use super::context::{Context, blocking};
 use super::near::{Missed, readies};
 use super::remote::{self, Remote};
 use super::slots::Slot;

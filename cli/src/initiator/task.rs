@@ -14,7 +14,7 @@ use dbuild_intake::recall::{KeyParts, RecallKey};
 use dbuild_intake::{Start, Toolchain};
 use dbuild_shims::frame::{Command, Ran};
 
-use super::invocation::Context;
+use super::context::Context;
 use super::outputs::{self, Manner};
 use super::slots::Slot;
 use crate::record::{Placement, TaskEnd};
