@@ -25,7 +25,7 @@ pub(super) fn digest<'p>(
         hasher.update(&(real.as_os_str().len() as u64).to_le_bytes());
         hasher.update(real.as_os_str().as_bytes());
     }
-    let mut firsts: HashMap<Digest, &Path> = HashMap::new();
+    let mut firsts: HashMap<Digest, &Path, foldhash::fast::RandomState> = HashMap::default();
     for (path, digest) in contents {
         let Some(first) = firsts.get(&digest) else {
             firsts.insert(digest, path);
