@@ -14,6 +14,10 @@ Variants, for each number of helpers and in each round:
     yardstick             make on the client, which has the quota of client and helpers together
     plain                 make on the client alone (with --plain)
     make and links alone  make on the client when only the links are to be done
+    handed out            no distributor at all: every host, the client too, takes the next unit from a list and compiles
+                          it from the project's own directory, with compilers of its own. What the yardstick does in one
+                          place costs more on many small hosts; so this is what a distributor without any cost would need
+                          (links are not in it)
     dbuild cold           nothing is known to anybody: caches empty, the toolchain nowhere
     dbuild toolchain      one trivial unit for each slot and a few more: what it costs to bring the toolchain there
     dbuild                after that; nothing of the project is known
@@ -34,19 +38,20 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from builds import ROOT, WORK
 from cluster.cgroups import Tree
 from cluster.hosts import Cluster
-from cluster.measure import measure
+from cluster.measure import measure, watch
 from cluster.projects import PROJECTS, Project
 from cluster.report import Report
 from cluster.tools import Dbuild, Distcc, Icecc, Plain, tool as find_tool
 
 
-# What a round consists of: yardstick and plain build, dbuild from nothing, dbuild with the toolchain there, peers.
-PARTS = ["alone", "cold", "known", "others"]
+# What a round consists of: yardstick and plain build, nothing but compilers, dbuild from nothing, dbuild with the toolchain there, peers.
+PARTS = ["alone", "floor", "cold", "known", "others"]
 
 
 class Lab:
@@ -104,6 +109,34 @@ class Lab:
             self.project.clean(links_only=True)
             figures, _, _ = measure(cluster, plain, self.project.make(1), self.project.build)
             self.add(cluster, "make and links alone", figures)
+
+    def floor(self, helpers):
+        with Cluster(self.tree, helpers, self.args, self.place / "hosts", hide="") as cluster:
+            self.project.clean()
+            hosts = [cluster.client, *cluster.helpers]
+            for host in hosts:
+                self.project.give_compilers(host)
+            units = iter([name.relative_to(self.project.build) for name in self.project.objects])
+            turn = threading.Lock()
+
+            def take():
+                with turn:
+                    return next(units, None)
+
+            def work(host):
+                for unit in iter(take, None):
+                    host.run(self.project.make(1) + [unit], Plain().env(cluster), self.project.build)
+
+            def all_work():
+                threads = [threading.Thread(target=work, args=[host]) for host in hosts for _ in range(self.args.slots)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+
+            figures, start, _ = watch(cluster, all_work)
+            self.add(cluster, "handed out", {**figures, "units": self.project.units, "differing": self.project.differing(),
+                                             "finished": self.project.finished(start)})
 
     def cold(self, helpers):
         with self.cluster(helpers) as cluster:

@@ -44,9 +44,18 @@ class Sampler(threading.Thread):
 
 
 def measure(cluster, tool, words, cwd):
-    """Runs `words` on the client through `tool`; gives the figures and what was printed."""
-    hosts = cluster.hosts.values()
+    """Runs `words` on the client through `tool`; gives the figures, the time of day it began, and what was printed."""
     command = [*tool.wrapper, *words]
+    run = lambda: cluster.client.run(command, tool.env(cluster), cwd, check=False)
+    figures, start, (code, text) = watch(cluster, run)
+    if code:
+        raise SystemExit(f"{tool.name} failed: {' '.join(map(str, command))}\n{text[-4000:]}")
+    return figures, start, text
+
+
+def watch(cluster, work):
+    """Does `work`; gives the figures, the time of day it began, and its result."""
+    hosts = cluster.hosts.values()
     burnt = {host.name: host.group.cpu() for host in hosts}
     received, sent = cluster.client.wire()
     machine = machine_cpu()
@@ -54,15 +63,13 @@ def measure(cluster, tool, words, cwd):
     sampler.start()
     try:
         of_day, start = time.time(), time.monotonic()
-        code, text = cluster.client.run(command, tool.env(cluster), cwd, check=False)
+        result = work()
         wall = time.monotonic() - start
     finally:
         sampler.stop()
     machine = machine_cpu() - machine
     burnt = {host.name: host.group.cpu() - burnt[host.name] for host in hosts}
     after = cluster.client.wire()
-    if code:
-        raise SystemExit(f"{tool.name} failed: {' '.join(map(str, command))}\n{text[-4000:]}")
     figures = {
         "wall": wall,
         "client_cpu": burnt["client"],
@@ -75,5 +82,4 @@ def measure(cluster, tool, words, cwd):
         "foreign": max(0.0, machine - sum(burnt.values())) / wall,
         "cores": sampler.line,
     }
-    return figures, of_day, text
-
+    return figures, of_day, result

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from builds import crate
 
+from .hosts import HOME
+
 # Which units of a configured project are built: those of whose objects' paths one of these is a part.
 LIBGIT2 = ("CMakeFiles/libgit2.dir", "CMakeFiles/util.dir", "CMakeFiles/git2_cli.dir", "CMakeFiles/xdiff.dir")
 ABSEIL = ("strings", "log", "flags", "status", "synchronization", "random", "container", "hash")
@@ -101,6 +103,14 @@ class Project:
 
     def make(self, jobs=None, word=""):
         return ["make", "-s", f"-j{jobs or self.jobs}", *([f"WORD={word}"] if word else [])]
+
+    def give_compilers(self, host):
+        """Gives the host programs of its own in the place of those that all hosts would share in memory."""
+        for name in {"gcc": ("cc1", "as"), "g++": ("cc1plus", "as")}[self.compiler]:
+            asked = subprocess.run([self.compiler, f"-print-prog-name={name}"], stdout=subprocess.PIPE, check=True, text=True)
+            program = os.path.realpath(shutil.which(asked.stdout.strip()))
+            shutil.copy(program, host.home / name)
+            host.run(["mount", "--bind", f"{HOME}/{name}", program], os.environ)
 
     def clean(self, links_only=False):
         for name in [self.build / "everything.a", self.build / "everything.o", *([] if links_only else self.objects)]:
