@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::pin::Pin;
 
-use dbuild_cache::{CacheError, Store};
+use dbuild_cache::{COMPRESS_ABOVE, CacheError, Store};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::{Digest, DigestFunction, MAX_BATCH, MAX_MESSAGE};
 use futures_util::Stream;
 use re::compressor::Value as Compressor;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::packing::Packer;
 use super::{Site, blocking, refusal, tree};
 
 /// Blobs below this size are not worth a compressor's header and its time.
@@ -56,8 +57,9 @@ impl re::content_addressable_storage_server::ContentAddressableStorage for Servi
         check_batch(request.requests.iter().map(plain), MAX_MESSAGE)?;
         let store = self.0.store.clone();
         let responses = blocking(move || {
+            let mut packer = Packer::default();
             let each = request.requests.into_iter().map(|entry| {
-                let status = match update(&store, function, &entry) {
+                let status = match update(&store, function, &entry, &mut packer) {
                     Ok(()) => refusal::rpc_status(Code::Ok, ""),
                     Err(status) => refusal::embed(&status),
                 };
@@ -79,8 +81,10 @@ impl re::content_addressable_storage_server::ContentAddressableStorage for Servi
         check_batch(digests.iter().map(|digest| digest.size), MAX_BATCH)?;
         let zstd = request.acceptable_compressors.contains(&(Compressor::Zstd as i32));
         let store = self.0.store.clone();
-        let responses =
-            blocking(move || Ok(digests.iter().map(|digest| read(&store, function, digest, zstd)).collect()));
+        let responses = blocking(move || {
+            let mut packer = zstd.then(Packer::default);
+            Ok(digests.iter().map(|digest| read(&store, function, digest, packer.as_mut())).collect())
+        });
         Ok(Response::new(re::BatchReadBlobsResponse { responses: responses.await? }))
     }
 
@@ -174,15 +178,14 @@ fn update(
     store: &Store,
     function: DigestFunction,
     entry: &re::batch_update_blobs_request::Request,
+    packer: &mut Packer,
 ) -> Result<(), Status> {
     let digest = Digest::from_field(entry.digest.as_ref()).map_err(refusal::digest)?;
     match Compressor::try_from(entry.compressor) {
         Ok(Compressor::Identity) => {
             store.put_verified(function, &digest, &entry.data).map_err(refusal::cache)
         }
-        Ok(Compressor::Zstd) => {
-            store.put_zstd(function, &digest, entry.data.as_slice()).map_err(refusal::cache)
-        }
+        Ok(Compressor::Zstd) => packer.put(store, function, &digest, &entry.data).map_err(refusal::cache),
         _ => Err(Status::invalid_argument(format!(
             "compressor {} is not supported here (supported: IDENTITY, ZSTD)",
             entry.compressor
@@ -194,12 +197,15 @@ fn read(
     store: &Store,
     function: DigestFunction,
     digest: &Digest,
-    zstd: bool,
+    packer: Option<&mut Packer>,
 ) -> re::batch_read_blobs_response::Response {
-    let content = if zstd && digest.size >= COMPRESS_FROM {
-        read_compressed(store, function, digest)
-    } else {
-        store.read(function, digest).map(|data| (data, Compressor::Identity))
+    let content = match packer.filter(|_| digest.size >= COMPRESS_FROM) {
+        Some(_) if digest.size > COMPRESS_ABOVE => read_compressed(store, function, digest),
+        Some(packer) => store.read(function, digest).and_then(|plain| {
+            let packed = packer.pack(&plain)?;
+            Ok(packed.map_or((plain, Compressor::Identity), |packed| (packed, Compressor::Zstd)))
+        }),
+        None => store.read(function, digest).map(|data| (data, Compressor::Identity)),
     };
     let (data, compressor, status) = match content {
         Ok((data, compressor)) => (data, compressor, refusal::rpc_status(Code::Ok, "")),
@@ -213,7 +219,7 @@ fn read(
     }
 }
 
-/// The blob as a zstd stream, or plain where compression gains nothing.
+/// A blob that the store keeps compressed, too, as it is there; plain where compression gains nothing.
 fn read_compressed(
     store: &Store,
     function: DigestFunction,

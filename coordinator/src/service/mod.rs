@@ -15,6 +15,7 @@ mod execution;
 mod job;
 mod messages;
 mod outputs;
+mod packing;
 mod pool;
 mod refusal;
 mod resource;

@@ -61,6 +61,8 @@ struct Inner {
     toolchains: Mutex<HashSet<Digest>>,
     /// Large blobs on their way, so that equal uploads are merged.
     uploads: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while more than a little is asked for and sent.
+    much: tokio::sync::Mutex<()>,
     down: Mutex<Option<(Instant, String)>>,
     greeting: Greeting,
     room: Room,
@@ -83,6 +85,7 @@ impl Remote {
             known: Mutex::default(),
             toolchains: Mutex::default(),
             uploads: Mutex::default(),
+            much: tokio::sync::Mutex::default(),
             down: Mutex::default(),
             greeting: Greeting::default(),
             room: Room::default(),

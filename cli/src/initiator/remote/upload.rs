@@ -48,14 +48,15 @@ impl Remote {
 
     /// Makes sure that the server has every one of `blobs`; gives the bytes sent.
     pub(super) async fn upload(&self, blobs: &[Blob]) -> Result<u64, Fault> {
-        let unknown: Vec<&Blob> = blobs.iter().filter(|blob| !self.knows(&blob.digest)).collect();
-        if unknown.is_empty() {
+        let unknown = || blobs.iter().filter(|blob| !self.knows(&blob.digest)).collect::<Vec<_>>();
+        if unknown().is_empty() {
             return Ok(0);
         }
-        let missing = match self.is_little(blobs) {
-            true => None,
-            false => Some(self.missing(&unknown).await?),
-        };
+        let little = self.is_little(blobs);
+        // Tasks that start together need the same files: whoever comes second finds them known.
+        let _turn = if little { None } else { Some(self.0.much.lock().await) };
+        let unknown = unknown();
+        let missing = if little { None } else { Some(self.missing(&unknown).await?) };
         let (small, large): (Vec<&Blob>, Vec<&Blob>) = unknown
             .iter()
             .filter(|blob| missing.as_ref().is_none_or(|missing| missing.contains(&blob.digest)))
@@ -113,8 +114,9 @@ impl Remote {
     async fn send_batch(&self, batch: Vec<(Digest, Vec<u8>)>) -> Result<u64, Fault> {
         let digests: Vec<Digest> = batch.iter().map(|(digest, _)| *digest).collect();
         let sent = AtomicU64::new(0);
+        let mut squeezer = Squeezer::default();
         let requests = batch.into_iter().map(|(digest, bytes)| {
-            let (data, compressor) = squeeze(bytes);
+            let (data, compressor) = squeezer.squeeze(bytes);
             sent.fetch_add(data.len() as u64, Ordering::Relaxed);
             re::batch_update_blobs_request::Request { digest: Some(digest.to_wire()), data, compressor }
         });
@@ -236,12 +238,27 @@ fn read(blob: &Blob) -> Result<Vec<u8>, Fault> {
     }
 }
 
-/// zstd level 1 where it saves something.
-fn squeeze(bytes: Vec<u8>) -> (Vec<u8>, i32) {
-    let small = if bytes.len() > 512 { zstd::bulk::compress(&bytes, 1).ok() } else { None };
-    match small {
-        Some(small) if small.len() < bytes.len() => (small, re::compressor::Value::Zstd as i32),
-        _ => (bytes, re::compressor::Value::Identity as i32),
+/// zstd level 1 where it saves something. Making a compressor costs more than packing a small blob.
+#[derive(Default)]
+struct Squeezer(Option<zstd::bulk::Compressor<'static>>);
+
+impl Squeezer {
+    fn squeeze(&mut self, bytes: Vec<u8>) -> (Vec<u8>, i32) {
+        match self.smaller(&bytes) {
+            Some(small) => (small, re::compressor::Value::Zstd as i32),
+            None => (bytes, re::compressor::Value::Identity as i32),
+        }
+    }
+
+    fn smaller(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if bytes.len() <= 512 {
+            return None;
+        }
+        let compressor = match &mut self.0 {
+            Some(compressor) => compressor,
+            none => none.insert(zstd::bulk::Compressor::new(1).ok()?),
+        };
+        compressor.compress(bytes).ok().filter(|small| small.len() < bytes.len())
     }
 }
 
