@@ -77,7 +77,9 @@ pub fn describe_at_once(context: &Context, missed: &mut Missed) {
     if initiator.known_remote(url).is_some_and(|remote| remote.is_ready())
         && let Some(_turn) = initiator.scans.try_take(processors())
     {
-        let described = describe(context, &missed.prepared, missed.earlier.as_ref());
+        // It is of no use afterwards, and holds on to a whole manifest.
+        let earlier = missed.earlier.take();
+        let described = describe(context, &missed.prepared, earlier.as_ref());
         missed.described = Some(Described(described));
     }
 }
