@@ -25,6 +25,7 @@ pub(crate) fn terminal_args(
     }
     match info.family {
         Family::Gcc => Ok(gcc_args(call, info, request)),
+        Family::Rustc => Ok(Vec::new()),
         Family::Clang => {
             let mut args = Vec::new();
             if !request.colour_said && clang_terminal_has_colours(call, info, files) {
@@ -136,6 +137,7 @@ mod tests {
         let own = match family {
             Family::Gcc => crate::gcc::ROWS,
             Family::Clang => crate::clang::ROWS,
+            Family::Rustc => &[],
         };
         let table = row::Table::new(&[gcc_style::ROWS, own]);
         let cut = row::cut(words.iter().map(OsString::from).collect(), &table).unwrap();

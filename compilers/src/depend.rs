@@ -13,13 +13,14 @@ use crate::args::row::{Arg, Effect};
 pub(crate) fn reading_args(family: Family, mut words: Vec<OsString>) -> Vec<OsString> {
     // Nothing but the files that it opens is of interest: the rule for make goes nowhere.
     words.extend(["-M", "-MF", "/dev/null", "-o", "/dev/null"].map(OsString::from));
-    words.push(OsString::from(match family {
+    words.extend(match family {
         // Makes cpp look for precompiled headers as a compile does (GCC manual, "Preprocessor Options"); plain -M
         // would read the header in their place.
-        Family::Gcc => "-fpch-preprocess",
+        Family::Gcc => Some(OsString::from("-fpch-preprocess")),
         // With -Werror, a flag that a -M run does not use would be an error.
-        Family::Clang => "-Qunused-arguments",
-    }));
+        Family::Clang => Some(OsString::from("-Qunused-arguments")),
+        Family::Rustc => None,
+    });
     words
 }
 

@@ -96,6 +96,7 @@ impl Language {
         !matches!(
             self,
             Language::Assembly
+                | Language::Rust
                 | Language::PreprocessedC
                 | Language::PreprocessedCxx
                 | Language::PreprocessedObjC

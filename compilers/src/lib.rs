@@ -1,7 +1,7 @@
-//! What gcc and clang mean by their arguments.
+//! What gcc, clang and rustc mean by their arguments.
 //!
 //! One compiler call goes in, a [`Plan`] comes out: leave it alone ([`Plan::Local`], with the reason), or cut it into
-//! independent [`Task`]s (one source file each) and at most one [`Link`]. Each task says what it will write, what it
+//! independent [`Task`]s (one source file or crate each) and at most one [`Link`]. Each task says what it will write, what it
 //! reads besides what the preprocessor opens, which arguments list its inputs, and whether it may be cached or leave
 //! this machine.
 //!
@@ -22,6 +22,7 @@ mod outputs;
 mod plan;
 mod reason;
 mod request;
+mod rustc;
 mod scan;
 mod split;
 #[cfg(test)]
@@ -32,7 +33,8 @@ pub use depfile::{DependStyle, Depfile, DepfileError, Rule};
 pub use environment::relevant_env;
 pub use link::driver_spoke;
 pub use plan::{
-    Call, CompilerInfo, Family, FileKind, Files, Language, Link, Output, OutputKind, Place, Plan, Task,
+    Call, CompilerInfo, CrateUnit, Family, FileKind, Files, Language, Link, Output, OutputKind, Place, Plan,
+    Task,
 };
 pub use reason::Reason;
 pub use scan::{Mentions, scan, scan_args};

@@ -28,6 +28,7 @@ pub(crate) fn predict(
     match info.family {
         Family::Gcc => gcc::further_outputs(request, source, path, info, &mut outputs)?,
         Family::Clang => clang::further_outputs(request, source, path, &mut outputs)?,
+        Family::Rustc => return Err(Reason::UnknownLanguage),
     }
     Ok(outputs)
 }

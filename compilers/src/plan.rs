@@ -2,7 +2,7 @@
 //!
 //! Knows no flag and no compiler; `split` fills these types, the initiator reads them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,8 @@ use crate::Reason;
 pub enum Family {
     Gcc,
     Clang,
+    /// rustc, and clippy-driver, which is one.
+    Rustc,
 }
 
 /// What the caller found out about a compiler binary, once per binary.
@@ -69,7 +71,7 @@ pub enum Plan {
     Tasks { tasks: Vec<Task>, then: Option<Link> },
 }
 
-/// The compile of one source file.
+/// The compile of one source file, or of one crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
     /// As written in the call: relative to its cwd, or absolute.
@@ -84,7 +86,8 @@ pub struct Task {
     /// The first one is the main output (object, assembly, precompiled header). Paths as the compiler names them.
     pub outputs: Vec<Output>,
     /// Arguments after `argv[0]` for a run that writes nothing and opens exactly the files which the compile opens.
-    /// `None`: the source is not preprocessed; it reads only itself (and what `scan` finds: `.incbin`, `.include`).
+    /// `None`: the source is not preprocessed; it reads only itself (and what `scan` finds: `.incbin`, `.include`), or it
+    /// is Rust, where only a compile tells.
     pub depend_args: Option<Vec<OsString>>,
     /// Files named by flags that the run with `depend_args` need not open: sanitizer lists, profiles, plug-ins.
     pub extra_inputs: Vec<PathBuf>,
@@ -96,6 +99,38 @@ pub struct Task {
     pub needs_cpu_identity: bool,
     /// Where in `args` the placeholder of an intermediate object stands.
     pub(crate) object_slot: Option<usize>,
+    /// What is known of the call if it is rustc's.
+    pub unit: Option<CrateUnit>,
+}
+
+/// A rustc call, as far as it is unlike a C compile. Paths as in the call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CrateUnit {
+    /// Directories that rustc lists in search of crates (`-L`), which it then opens. What else appears in them says
+    /// nothing.
+    pub searched: Vec<PathBuf>,
+    /// Where it writes.
+    pub out_dir: PathBuf,
+    /// How the names of the files begin that it writes there: which there are depends on the target and on flags, and
+    /// is seen afterwards.
+    pub stems: Vec<OsString>,
+    /// The linker that it runs, if it links and the call says which.
+    pub linker: Option<PathBuf>,
+    /// Width of the terminal that messages are broken to. In no key: it says nothing where nothing was printed.
+    pub width: Option<OsString>,
+    /// Files that the arguments came from.
+    pub argument_files: Vec<PathBuf>,
+}
+
+impl CrateUnit {
+    /// Whether a file of this name in [`CrateUnit::out_dir`] is the crate's.
+    pub fn owns(&self, name: &OsStr) -> bool {
+        let name = name.as_encoded_bytes();
+        self.stems.iter().any(|stem| {
+            let rest = name.strip_prefix(stem.as_encoded_bytes());
+            rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'.')))
+        })
+    }
 }
 
 /// What a source is written in, as far as inputs and cost differ.
@@ -116,6 +151,7 @@ pub enum Language {
     /// `.mi`, `.mii`
     PreprocessedObjC,
     PreprocessedObjCxx,
+    Rust,
     /// A header by itself: the result is a precompiled header.
     CHeader,
     CxxHeader,
@@ -156,6 +192,8 @@ pub enum OutputKind {
     CallGraph,
     /// `.i`, `.ii`, `.s`, `.bc` of `-save-temps`
     Temporary,
+    /// What rustc makes of a crate: metadata, a library, a program.
+    Crate,
     /// `.opt.yaml` and `.opt-record.json.gz` of `-fsave-optimization-record`
     OptimizationRecord,
 }

@@ -97,6 +97,16 @@ pub enum Reason {
     #[error("environment changes the command line ({0})")]
     EnvironmentFlags(&'static str),
 
+    // Rust.
+    #[error("incremental: its state is cargo's")]
+    Incremental,
+    #[error("messages for a terminal")]
+    Terminal,
+    #[error("loads code that dbuild cannot see (-Z)")]
+    LoadsCode,
+    #[error("crates stay here")]
+    CratesStay,
+
     // Kept on this machine, but cached.
     #[error("-march=native is meant for this machine")]
     Native,

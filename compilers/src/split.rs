@@ -5,14 +5,14 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 
 use crate::args::row::{Arg, Effect, Table};
 use crate::args::{gcc_style, response, row};
 use crate::request::{Request, Setting, Source, Stage};
 use crate::{
     Call, CompilerInfo, Family, FileKind, Files, Output, OutputKind, Place, Plan, Reason, Task, clang,
-    colour, depend, environment, gcc, link, naming, outputs,
+    colour, depend, environment, gcc, link, naming, outputs, rustc,
 };
 
 /// Stands for an intermediate object in `Task::args` and `Link::args`: one text for all, so that equal compiles
@@ -24,14 +24,22 @@ pub(crate) const PLACEHOLDER: &str = "dbuild-intermediate.o";
 /// Asks `files` for response files, for the kind of each source and output, and for what lies beside `-include`, `-B` and
 /// `-fprofile-use` paths.
 pub fn analyse(call: &Call<'_>, info: &CompilerInfo, files: &dyn Files) -> Plan {
-    plan(call, info, files).unwrap_or_else(Plan::Local)
+    let plan = match info.family {
+        Family::Gcc => plan(call, info, &GCC, files),
+        Family::Clang => plan(call, info, &CLANG, files),
+        Family::Rustc => rustc::plan(call, files),
+    };
+    plan.unwrap_or_else(Plan::Local)
 }
 
-fn plan(call: &Call<'_>, info: &CompilerInfo, files: &dyn Files) -> Result<Plan, Reason> {
+static GCC: LazyLock<Table> = LazyLock::new(|| Table::new(&[gcc_style::ROWS, gcc::ROWS]));
+static CLANG: LazyLock<Table> = LazyLock::new(|| Table::new(&[gcc_style::ROWS, clang::ROWS]));
+
+fn plan(call: &Call<'_>, info: &CompilerInfo, table: &Table, files: &dyn Files) -> Result<Plan, Reason> {
     let (argv0, argv) = call.argv.split_first().ok_or(Reason::NoSources)?;
     environment::refuse(info.family, call.env)?;
     let words = response::expand(argv, info.family, call.cwd, files)?;
-    let args = row::cut(words, table(info.family))?;
+    let args = row::cut(words, table)?;
     let setting = Setting { family: info.family, argv0, cwd: call.cwd, files };
     let mut request = Request::read(args, &setting)?;
     check_sources(&mut request, call.cwd, files)?;
@@ -61,15 +69,6 @@ fn plan(call: &Call<'_>, info: &CompilerInfo, files: &dyn Files) -> Result<Plan,
         return Err(Reason::OutputsCollide);
     }
     Ok(Plan::Tasks { tasks, then: None })
-}
-
-fn table(family: Family) -> &'static Table {
-    static GCC: OnceLock<Table> = OnceLock::new();
-    static CLANG: OnceLock<Table> = OnceLock::new();
-    match family {
-        Family::Gcc => GCC.get_or_init(|| Table::new(&[gcc_style::ROWS, gcc::ROWS])),
-        Family::Clang => CLANG.get_or_init(|| Table::new(&[gcc_style::ROWS, clang::ROWS])),
-    }
 }
 
 /// Combinations of inputs and stage that the drivers refuse, warn of, or treat in a way of their own.
@@ -165,6 +164,7 @@ fn task(request: &Request, source: &Source, args: Vec<OsString>, outputs: Vec<Ou
         cache: Ok(()),
         needs_cpu_identity: request.native,
         object_slot: None,
+        unit: None,
     }
 }
 

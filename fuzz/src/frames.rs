@@ -46,7 +46,7 @@ pub fn from_shim_seeds() -> Vec<Vec<u8>> {
         view: [4, 4026531841, 1, 2],
     };
     let ran =
-        Ran { index: 3, status: 256, stdout: b"out".into(), truncated: true, wall_us: 9, ..Ran::default() };
+        Ran { index: 3, status: 256, stdout: b"out".into(), printed: true, truncated: true, wall_us: 9, ..Ran::default() };
     [FromShim::Invoke(invoke), FromShim::Ran(ran)].iter().map(|frame| frame.encode().split_off(4)).collect()
 }
 
@@ -60,6 +60,7 @@ pub fn to_shim_seeds() -> Vec<Vec<u8>> {
         env: env.clone(),
         cwd: "/work".into(),
         trace: trace.map(Into::into),
+        pass_on: trace.is_some(),
     };
     let run = Run { runs: vec![command(None), command(Some("/tmp/trace"))], parallel: 2 };
     let part = Part { stdout: b"o".into(), stderr: b"warning: x\n".into() };

@@ -1,8 +1,12 @@
 //! Near manifests, as a disk gives them back. A store stands behind, because that is where they come from.
 
+use std::ffi::OsStr;
+
 use dbuild_cache::ActionKey;
-use dbuild_intake::{DirTable, FileTable, Inputs, RecallKey, Recalled, recall};
-use dbuild_proto::record::{AbsentNames, FileSeen, Manifest, ManifestEntry, OutputFile, TaskOutcome};
+use dbuild_intake::{DirTable, FileTable, Inputs, RecallKey, Recalled, World, recall};
+use dbuild_proto::record::{
+    AbsentNames, FileSeen, ListingSeen, Manifest, ManifestEntry, OutputFile, TaskOutcome, VariableSeen,
+};
 use dbuild_proto::{Digest, DigestFunction};
 use prost::Message;
 
@@ -17,8 +21,11 @@ pub fn manifest(bytes: &[u8]) -> bool {
     workshop::with(|store| {
         let (files, directories) =
             (FileTable::new(16, std::time::SystemTime::now), DirTable::new(16, std::time::SystemTime::now));
+        let variables = |name: &OsStr| (name == "SET").then_some(OsStr::new("1"));
+        let world =
+            World { files: &files, directories: &directories, variables: &variables, preprocessed: true };
         let recalled = || {
-            let (recalled, earlier) = recall::recall(store, &KEY, &files, &directories, &|_| true)?;
+            let (recalled, earlier) = recall::recall(store, &KEY, &world, &|_| true)?;
             // What an entry says of directives may be anything.
             earlier.and_then(|earlier| earlier.revive(&files, &directories, &mut |_, _| None));
             Ok::<_, dbuild_cache::CacheError>(recalled)
@@ -37,7 +44,7 @@ pub fn manifest(bytes: &[u8]) -> bool {
         };
         // A new entry does not mind what stood there before; this one has no file, so it is passed over.
         let outcome = TaskOutcome { run_ms: 77, ..TaskOutcome::default() };
-        recall::remember(store, &KEY, (&files, &directories), &Inputs::default(), outcome)
+        recall::remember(store, &KEY, &world, &Inputs::default(), outcome)
             .expect("a store in use takes small values");
         let after = recalled().expect("a bad manifest is no error");
         assert!(hit || !matches!(after, Recalled::Hit(_)), "nobody answered before");
@@ -65,7 +72,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
         directories: vec!["/etc".into()],
         outcome: Some(TaskOutcome { outputs: vec![output], stderr: b"w".to_vec(), ..TaskOutcome::default() }),
         circumstances: circumstances(&["/etc"]).into(),
+        variables: vec![VariableSeen { name: "UNSET".into(), value: Vec::new().into() }],
+        listings: Vec::new(),
     };
-    let stale = ManifestEntry { files: vec![seen("/etc/none")], ..good.clone() };
-    [vec![good.clone()], vec![stale, good]].map(|entries| Manifest { entries }.encode_to_vec()).into()
+    let listing = ListingSeen { path: "/etc".into(), names: vec![1; 32].into() };
+    let stale = ManifestEntry { listings: vec![listing], ..good.clone() };
+    let other = VariableSeen { name: "SET".into(), value: vec![1; 16].into() };
+    let elsewhere = ManifestEntry { variables: vec![other], ..good.clone() };
+    let gone = ManifestEntry { files: vec![seen("/etc/none")], ..good.clone() };
+    [vec![good.clone()], vec![gone, stale, elsewhere, good]].map(|entries| Manifest { entries }.encode_to_vec()).into()
 }

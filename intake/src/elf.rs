@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use object::read::ReadCache;
-use object::read::elf::{FileHeader, ProgramHeader};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
 use crate::run::Run;
@@ -40,6 +40,28 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Elf>> {
         found.dynamic |= segment.p_type(endian) == elf::PT_DYNAMIC;
     }
     Ok(Some(found))
+}
+
+/// The names of the libraries that a file itself asks for (`DT_NEEDED`).
+pub(crate) fn needed(path: &Path) -> io::Result<Vec<OsString>> {
+    let damaged = |error: object::Error| io::Error::other(format!("{}: {error}", path.display()));
+    let cache = ReadCache::new(fs_err::File::open(path)?);
+    let header = elf::FileHeader64::<Endianness>::parse(&cache).map_err(damaged)?;
+    let endian = header.endian().map_err(damaged)?;
+    let sections = header.sections(endian, &cache).map_err(damaged)?;
+    let Some((dynamic, strings)) = sections.dynamic(endian, &cache).map_err(damaged)? else {
+        return Ok(Vec::new());
+    };
+    let strings = sections.strings(endian, &cache, strings).map_err(damaged)?;
+    let mut names = Vec::new();
+    for entry in dynamic {
+        if entry.tag32(endian) == Some(elf::DT_NEEDED) {
+            let at = entry.d_val(endian).try_into().map_err(io::Error::other)?;
+            let name = strings.get(at).map_err(|()| io::Error::other("a library's name lies nowhere"))?;
+            names.push(OsStr::from_bytes(name).to_os_string());
+        }
+    }
+    Ok(names)
 }
 
 /// The shared libraries of a file.

@@ -137,7 +137,8 @@ impl TracedDepends {
         let mut own = self.own.clone();
         own.push(self.scratch.clone());
         own.extend(self.interceptor.parent().map(Path::to_path_buf));
-        let scope = Scope { toolchain: Some(request.toolchain), outputs: &outputs, own: &own };
+        let scope =
+            Scope { toolchain: Some(request.toolchain), outputs: &outputs, own: &own, ..Scope::default() };
         let observed = observe::read(&file, &scope)?;
         match observed.written.first() {
             // It was to read only; what it wrote may be an input of its own.

@@ -1,7 +1,8 @@
 //! The inputs of one compile with their content: what was observed, hashed, and guarded against files that change
 //! under the compiler's hands.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use dbuild_compilers::Mentions;
@@ -9,10 +10,15 @@ use dbuild_proto::Digest;
 use dbuild_scanner::Fingerprint;
 
 use crate::error::Doubt;
-use crate::files::{FileFacts, FileTable};
-use crate::listings::gone;
+use crate::files::{FileFacts, FileTable, Signature};
+use crate::listings::{DirTable, gone};
 use crate::observe::{Absent, Observed};
 use crate::start::Start;
+
+/// Variables that say how to run, and not what comes of it: the jobserver's, and those that differ from call to call.
+/// What the loader reads is looked after where programs and libraries are.
+const IDLE_VARIABLES: [&str; 7] =
+    ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS", "NUM_JOBS", "OLDPWD", "SHLVL", "_"];
 
 /// One regular file that a compile reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +47,10 @@ pub struct Inputs {
     pub directories: Vec<PathBuf>,
     /// What any of the files mentions.
     pub mentions: Mentions,
+    /// Variables that decide, with their values; `None`: not set.
+    pub variables: Vec<(OsString, Option<OsString>)>,
+    /// Directories whose names decide, with the digest of these.
+    pub listings: Vec<(PathBuf, [u8; 32])>,
     /// As [`Observed::programs`]: if there are any, the compile must not leave this machine.
     pub programs: Vec<PathBuf>,
 }
@@ -60,17 +70,68 @@ impl Inputs {
     pub fn gather(observed: &Observed, files: &FileTable, start: impl Into<Start>) -> Result<Inputs, Doubt> {
         let start = start.into();
         files.settle();
-        let mut inputs = Inputs {
+        let mut inputs = Inputs::places(observed);
+        for path in &observed.files {
+            inputs.push(path, files, start, FileTable::facts)?;
+        }
+        Ok(inputs)
+    }
+
+    /// As [`Inputs::gather`] for what no preprocessor reads: files are not searched for words that C gives a meaning.
+    pub fn gather_unscanned(observed: &Observed, files: &FileTable, start: Start) -> Result<Inputs, Doubt> {
+        files.settle();
+        let mut inputs = Inputs::places(observed);
+        for path in &observed.files {
+            inputs.push(path, files, start, FileTable::unscanned)?;
+        }
+        Ok(inputs)
+    }
+
+    fn places(observed: &Observed) -> Inputs {
+        Inputs {
             files: Vec::with_capacity(observed.files.len()),
             absent: observed.absent.clone(),
             directories: observed.directories.clone(),
-            mentions: Mentions::default(),
             programs: observed.programs.clone(),
-        };
-        for path in &observed.files {
-            inputs.push(path, files, start)?;
+            ..Inputs::default()
         }
-        Ok(inputs)
+    }
+
+    /// Takes the values of the variables that were asked for, as far as they matter.
+    pub fn note_variables<'v>(
+        &mut self,
+        asked: &[OsString],
+        variables: &dyn Fn(&OsStr) -> Option<&'v OsStr>,
+    ) {
+        let matters = |name: &&OsString| !IDLE_VARIABLES.iter().any(|idle| *name == idle);
+        let value = |name: &OsString| (name.clone(), variables(name).map(OsStr::to_os_string));
+        self.variables.extend(asked.iter().filter(matters).map(value));
+    }
+
+    /// Takes the names in directories that were listed.
+    ///
+    /// # Errors
+    /// [`Doubt::TooNew`] where a name may have come or gone since the start.
+    pub fn note_listings(
+        &mut self,
+        listed: &[PathBuf],
+        directories: &DirTable,
+        start: Start,
+    ) -> Result<(), Doubt> {
+        for path in listed {
+            let signature = Signature::of(&fs_err::metadata(path).map_err(Doubt::Io)?);
+            if start.may_have_changed(&signature) {
+                return Err(Doubt::TooNew(path.clone()));
+            }
+            let names = directories.digest_of_names(path).map_err(Doubt::Io)?;
+            self.listings.push((path.clone(), names));
+        }
+        Ok(())
+    }
+
+    /// Adds a name that must go on being absent.
+    pub fn add_absent(&mut self, directory: &Path, name: &OsStr) {
+        self.missed(directory, name);
     }
 
     /// Adds one more file, such as one that a flag names (`Task::extra_inputs`). Twice the same is once.
@@ -78,11 +139,25 @@ impl Inputs {
         if self.files.iter().any(|input| input.path == path) {
             return Ok(());
         }
-        self.push(path, files, start.into())
+        self.push(path, files, start.into(), FileTable::facts)
     }
 
-    fn push(&mut self, path: &Path, files: &FileTable, start: Start) -> Result<(), Doubt> {
-        let facts = files.facts(path).map_err(|error| match error {
+    /// As [`Inputs::add`], for a file that no preprocessor reads.
+    pub fn add_unscanned(&mut self, path: &Path, files: &FileTable, start: Start) -> Result<(), Doubt> {
+        if self.files.iter().any(|input| input.path == path) {
+            return Ok(());
+        }
+        self.push(path, files, start, FileTable::unscanned)
+    }
+
+    fn push(
+        &mut self,
+        path: &Path,
+        files: &FileTable,
+        start: Start,
+        facts: fn(&FileTable, &Path) -> io::Result<FileFacts>,
+    ) -> Result<(), Doubt> {
+        let facts = facts(files, path).map_err(|error| match error {
             error if gone(&error) => Doubt::Gone(path.to_path_buf()),
             error if error.kind() == std::io::ErrorKind::InvalidInput => Doubt::Special(path.to_path_buf()),
             error => Doubt::Io(error),

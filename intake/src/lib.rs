@@ -15,6 +15,8 @@
 //!
 //! After a compile that was sent away, [`verify`] holds the depfile against what the scan had found.
 //!
+//! What runs inside a compile and shows in no trace (libraries, procedural macros) is for [`Loaded`] to find.
+//!
 //! [`files`] keeps digests and listings warm for all of them, and [`watch`] keeps them true without looking again;
 //! [`start`] tells which file is too new to be believed.
 
@@ -27,6 +29,7 @@ pub mod finder;
 pub mod inputs;
 pub mod layout;
 mod listings;
+mod loaded;
 mod locale;
 pub mod observe;
 pub mod recall;
@@ -46,8 +49,9 @@ pub use finder::{FindError, FindRequest, InputFinder, TracedDepends};
 pub use inputs::{Input, Inputs, Role};
 pub use layout::{Blob, BlobSource, InputRoot, LayoutError};
 pub use listings::{DirTable, Presence};
+pub use loaded::Loaded;
 pub use observe::{Absent, Observed, Scope};
-pub use recall::{Change, KeyParts, RecallKey, Recalled};
+pub use recall::{Change, KeyParts, RecallKey, Recalled, World};
 pub use scanned::{NotSure, ScanCounts, ScanLimits, ScannedInputs};
 pub use start::Start;
 pub use toolchain::{Toolchain, ToolchainRequest, Toolchains};

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use dbuild_proto::{DigestFunction, Hasher};
+
 use crate::files::{Clock, Generations, Known, Signature, TableCounts, lock};
 use crate::watch::Watch;
 
@@ -109,6 +111,22 @@ impl DirTable {
             Some(names) => Ok(names),
             None => self.listing(directory),
         }
+    }
+
+    /// A digest of the names in `directory`, whatever their order.
+    ///
+    /// # Errors
+    /// The system's, and `InvalidInput` for one that is too large to keep.
+    pub(crate) fn digest_of_names(&self, directory: &Path) -> io::Result<[u8; 32]> {
+        let names = self.names(directory)?.ok_or(io::ErrorKind::InvalidInput)?;
+        let mut names: Vec<&OsString> = names.iter().collect();
+        names.sort_unstable();
+        let mut hasher = Hasher::new(DigestFunction::Blake3);
+        for name in names {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_encoded_bytes());
+        }
+        Ok(hasher.finish().hash)
     }
 
     /// `None` for directories that are too large to keep.

@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use dbuild_compilers::CrateUnit;
 use dbuild_shims::trace::{Kind, Outcome, Record, Trace};
 
 use crate::error::Doubt;
@@ -29,7 +30,7 @@ const SHARED_MEMORY: &str = "/dev/shm";
 
 /// What compilers and their libraries read there without any effect on a result (the processor is part of the key
 /// where it has one).
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 10] = [
     "/dev/null",
     "/dev/random",
     "/dev/tty",
@@ -38,10 +39,12 @@ const HARMLESS: [&str; 9] = [
     "/proc/meminfo",
     "/proc/self/exe",
     "/proc/self/maps",
+    "/proc/self/statm",
     "/proc/self/status",
 ];
 
 const EACCES: u16 = 13;
+const EEXIST: u16 = 17;
 const EINVAL: u16 = 22;
 
 /// What the observer must know of the compile.
@@ -53,6 +56,38 @@ pub struct Scope<'a> {
     pub outputs: &'a [PathBuf],
     /// Directories of dbuild's own (stand-ins, sockets, traces): what lies under them is no input.
     pub own: &'a [PathBuf],
+    /// Files that have no effect on the result though they are opened (a jobserver's, files of arguments).
+    pub idle: &'a [PathBuf],
+    /// What is particular to a crate, with absolute paths.
+    pub unit: Option<&'a CrateUnit>,
+}
+
+impl Scope<'_> {
+    /// Whether rustc writes this file as one of the crate's.
+    fn is_crates(&self, path: &Path) -> bool {
+        self.unit.is_some_and(|unit| {
+            path.parent() == Some(&*unit.out_dir) && path.file_name().is_some_and(|name| unit.owns(name))
+        })
+    }
+
+    /// Whether the names in this directory say nothing: rustc looks there for what it then opens.
+    fn is_searched(&self, path: &Path) -> bool {
+        let by_toolchain = self.toolchain.and_then(|toolchain| toolchain.sysroot.as_deref());
+        let by_unit = self.unit.is_some_and(|unit| unit.searched.iter().any(|searched| searched == path));
+        by_unit || by_toolchain.is_some_and(|sysroot| path.starts_with(sysroot))
+    }
+
+    /// Whether this is a crate that was met in a search, and not opened: another one of the same name was taken.
+    fn is_passed_over(&self, path: &Path, look: Look) -> bool {
+        let crates = |name: &OsStr| {
+            let name = name.as_encoded_bytes();
+            name.starts_with(b"lib") && (name.ends_with(b".rlib") || name.ends_with(b".rmeta"))
+        };
+        !look.opened
+            && self.unit.is_some()
+            && path.file_name().is_some_and(crates)
+            && path.parent().is_some_and(|parent| self.is_searched(parent))
+    }
 }
 
 /// Names that were looked for and not found in a directory that exists.
@@ -78,6 +113,10 @@ pub struct Observed {
     pub written: Vec<PathBuf>,
     /// Those of `written` that nobody declared. If there are any, the result is more than its outputs.
     pub strays: Vec<PathBuf>,
+    /// Variables that somebody asked for by name.
+    pub variables: Vec<OsString>,
+    /// Directories whose names were read, but for those in which crates are searched.
+    pub listed: Vec<PathBuf>,
     /// Programs that were executed and are not the toolchain's (each is among `files`, too). What they load is not
     /// known, so such a compile must not leave this machine.
     pub programs: Vec<PathBuf>,
@@ -102,9 +141,9 @@ pub fn observe(trace: &Trace, scope: &Scope) -> Result<Observed, Doubt> {
     }
     let mut looks = Looks::default();
     for record in trace.records() {
-        looks.record(&record.map_err(|error| Doubt::Trace(error.to_string()))?)?;
+        looks.record(&record.map_err(|error| Doubt::Trace(error.to_string()))?, scope)?;
     }
-    if !looks.0.values().any(|look| look.found) {
+    if !looks.paths.values().any(|look| look.found) {
         return Err(Doubt::Trace("nothing was recorded".into()));
     }
     looks.settle(scope)
@@ -112,7 +151,10 @@ pub fn observe(trace: &Trace, scope: &Scope) -> Result<Observed, Doubt> {
 
 /// The records, each path once. Keys are tidy bytes: comparing `Path`s by component costs more than the `stat`s.
 #[derive(Default)]
-struct Looks(HashMap<OsString, Look>);
+struct Looks {
+    paths: HashMap<OsString, Look>,
+    variables: BTreeSet<OsString>,
+}
 
 /// What was done with one path.
 #[derive(Clone, Copy, Default)]
@@ -125,10 +167,22 @@ struct Look {
     read_first: bool,
     /// Removed though nobody in this compile had written it.
     removed: bool,
+    /// Opened for reading.
+    opened: bool,
+    /// Its names were read.
+    listed: bool,
+    /// A directory that was made.
+    made: bool,
 }
 
 impl Looks {
-    fn record(&mut self, record: &Record) -> Result<(), Doubt> {
+    fn record(&mut self, record: &Record, scope: &Scope) -> Result<(), Doubt> {
+        if record.kind == Kind::Variable {
+            if !self.variables.contains(record.path.as_os_str()) {
+                self.variables.insert(record.path.as_os_str().to_os_string());
+            }
+            return Ok(());
+        }
         let look = self.at(record.path);
         match (record.kind, record.outcome) {
             // A write that failed leaves nothing; if it mattered, the compile failed.
@@ -145,12 +199,24 @@ impl Looks {
                 look.written = true;
                 self.at(record.second).written = true;
             }
+            (Kind::MakeDirectory, Outcome::Found) => {
+                look.written = true;
+                look.made = true;
+            }
+            // It is there already.
+            (Kind::MakeDirectory, Outcome::Failed(EEXIST)) => look.found = true,
             (Kind::Exec, _) => look.executed = true,
+            (Kind::Opendir, Outcome::Found) => {
+                look.found = true;
+                look.listed = true;
+            }
             (Kind::OpenRead, Outcome::Found) => {
                 look.read_first |= !look.written;
                 look.found = true;
+                look.opened = true;
                 if is_ignored(record.path.as_os_str())
                     && !HARMLESS.iter().any(|path| record.path == Path::new(path))
+                    && !scope.idle.iter().any(|idle| record.path == idle)
                 {
                     return Err(Doubt::Special(record.path.to_path_buf()));
                 }
@@ -172,25 +238,27 @@ impl Looks {
 
     fn at(&mut self, path: &Path) -> &mut Look {
         let path = tidy(path);
-        if !self.0.contains_key(&*path) {
-            self.0.insert(path.clone().into_owned(), Look::default());
+        if !self.paths.contains_key(&*path) {
+            self.paths.insert(path.clone().into_owned(), Look::default());
         }
-        self.0.get_mut(&*path).expect("it was inserted above")
+        self.paths.get_mut(&*path).expect("it was inserted above")
     }
 
     fn settle(self, scope: &Scope) -> Result<Observed, Doubt> {
         let outputs: HashSet<OsString> = scope.outputs.iter().map(|path| tidy(path).into_owned()).collect();
-        let mut looks: Vec<(OsString, Look)> = self.0.into_iter().collect();
+        let mut looks: Vec<(OsString, Look)> = self.paths.into_iter().collect();
         looks.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let mut ground = Ground::default();
-        let mut all = Observed::default();
+        let mut all = Observed { variables: self.variables.into_iter().collect(), ..Observed::default() };
+        // Directories that were there for a while: what was looked for in them says nothing.
+        let mut passing: HashSet<PathBuf> = HashSet::new();
         let mut absent = Absences::default();
         for (name, look) in looks {
             if is_ignored(&name) {
                 continue;
             }
             let path = PathBuf::from(name);
-            if scope.own.iter().any(|own| path.starts_with(own)) {
+            if scope.own.iter().any(|own| path.starts_with(own)) || scope.idle.contains(&path) {
                 continue;
             }
             let there = ground.stat(&path);
@@ -198,18 +266,31 @@ impl Looks {
                 if look.read_first && there.is_none_or(|there| there.kind != On::Directory) {
                     return Err(Doubt::Trace(format!("{} was read and then written", path.display())));
                 }
-                if there.is_none() && look.removed && !outputs.contains(path.as_os_str()) {
+                let declared = outputs.contains(path.as_os_str()) || scope.is_crates(&path);
+                if there.is_none() && look.removed && !declared {
                     return Err(Doubt::Gone(path));
                 }
-                if there.is_some_and(|there| there.kind == On::File) {
-                    if !outputs.contains(path.as_os_str()) {
-                        all.strays.push(path.clone());
+                match there {
+                    None => drop(passing.insert(path)),
+                    Some(There { kind: On::File, .. }) => {
+                        if !declared {
+                            all.strays.push(path.clone());
+                        }
+                        all.written.push(path);
                     }
-                    all.written.push(path);
+                    Some(_) if look.made => all.strays.push(path),
+                    Some(_) => {}
                 }
                 continue;
             }
             if outputs.contains(path.as_os_str()) {
+                continue;
+            }
+            let in_passing = |path: &Path| path.ancestors().skip(1).any(|above| passing.contains(above));
+            if there.is_none() && !passing.is_empty() && in_passing(&path) {
+                continue;
+            }
+            if scope.is_passed_over(&path, look) {
                 continue;
             }
             match there {
@@ -220,7 +301,13 @@ impl Looks {
                     absent.add(&path, &mut ground, &mut all.files)?;
                 }
                 None => return Err(Doubt::Gone(path)),
-                Some(There { kind: On::Directory, .. }) => all.directories.push(path),
+                Some(There { kind: On::Directory, .. }) => {
+                    // Whoever opens a directory may read its names.
+                    if (look.listed || look.opened) && !scope.is_searched(&path) {
+                        all.listed.push(path.clone());
+                    }
+                    all.directories.push(path);
+                }
                 Some(There { kind: On::Special, .. }) => return Err(Doubt::Special(path)),
                 Some(There { kind: On::File, device, inode }) => {
                     if !scope.toolchain.is_some_and(|toolchain| toolchain.owns(device, inode)) {

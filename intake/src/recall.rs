@@ -14,14 +14,16 @@ mod manifest;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use dbuild_cache::{CacheError, Store};
-use dbuild_proto::Digest;
 use dbuild_proto::record::{FileSeen, ManifestEntry, TaskOutcome};
+use dbuild_proto::{Digest, DigestFunction};
 
 pub use earlier::Earlier;
 pub use key::{KeyParts, RecallKey};
@@ -32,6 +34,24 @@ use crate::listings::{DirTable, Presence, gone};
 
 /// How many different sets of inputs are remembered of one command: enough for branches that come and go.
 pub const MAX_ENTRIES: usize = 16;
+
+/// What manifests are held against, and made from.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    pub files: &'a FileTable,
+    pub directories: &'a DirTable,
+    /// The variables of the call.
+    pub variables: &'a dyn Fn(&OsStr) -> Option<&'a OsStr>,
+    /// A preprocessor reads the inputs: to it, files of equal content may be one.
+    pub preprocessed: bool,
+}
+
+impl World<'_> {
+    fn digest(&self, path: &Path) -> io::Result<Digest> {
+        let facts = if self.preprocessed { self.files.facts(path) } else { self.files.unscanned(path) };
+        Ok(facts?.digest)
+    }
+}
 
 /// What is known of a command.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +76,10 @@ pub enum Change {
     DirectoryGone(PathBuf),
     /// A directory is another one by the same name, or files that were one are two.
     Circumstances,
+    /// Another value, or one where none was.
+    Variable(OsString),
+    /// Other names lie in the directory.
+    Listing(PathBuf),
     /// Everything holds, but the caller could not use the outcome (its blobs were evicted).
     Unusable,
 }
@@ -69,6 +93,8 @@ impl fmt::Display for Change {
             Change::Appeared(path) => write!(f, "{} is new", path.display()),
             Change::DirectoryGone(path) => write!(f, "the directory {} is gone", path.display()),
             Change::Circumstances => write!(f, "a link or directory on the way is another one"),
+            Change::Variable(name) => write!(f, "the variable {} changed", name.display()),
+            Change::Listing(path) => write!(f, "files came to or left {}", path.display()),
             Change::Unusable => write!(f, "its result was evicted from the cache"),
         }
     }
@@ -82,15 +108,14 @@ impl fmt::Display for Change {
 pub fn recall(
     store: &Store,
     key: &RecallKey,
-    files: &FileTable,
-    directories: &DirTable,
+    world: &World,
     usable: &dyn Fn(&TaskOutcome) -> bool,
 ) -> Result<(Recalled, Option<Earlier>), CacheError> {
     let Some(bytes) = store.action(&key.0)? else { return Ok((Recalled::Unknown, None)) };
-    files.settle();
+    world.files.settle();
     let mut newest = None;
     for (mut entry, _) in manifest::entries(bytes.into()).take(MAX_ENTRIES) {
-        let change = match compare(&entry, files, directories) {
+        let change = match compare(&entry, world) {
             Some(change) => change,
             None => match entry.outcome.take_if(|outcome| usable(outcome)) {
                 Some(outcome) => return Ok((Recalled::Hit(outcome), None)),
@@ -110,11 +135,11 @@ pub fn recall(
 pub fn remember(
     store: &Store,
     key: &RecallKey,
-    (files, directories): (&FileTable, &DirTable),
+    world: &World,
     inputs: &Inputs,
     outcome: TaskOutcome,
 ) -> Result<(), CacheError> {
-    let Ok(circumstances) = circumstances_of(inputs, files, directories) else {
+    let Ok(circumstances) = circumstances_of(inputs, world) else {
         // Something is gone since the compile; it would be missed at the first recall.
         return Ok(());
     };
@@ -125,6 +150,8 @@ pub fn remember(
             && old.absent == entry.absent
             && old.directories == entry.directories
             && old.circumstances == entry.circumstances
+            && old.variables == entry.variables
+            && old.listings == entry.listings
     };
     let others = manifest::entries(before.into()).filter(|(old, _)| !same(old)).map(|(_, stored)| stored);
     let others: Vec<_> = others.take(MAX_ENTRIES - 1).collect();
@@ -136,28 +163,40 @@ pub fn forget(store: &Store, key: &RecallKey) -> Result<(), CacheError> {
     store.remove_action(&key.0)
 }
 
-fn circumstances_of(inputs: &Inputs, files: &FileTable, directories: &DirTable) -> std::io::Result<[u8; 32]> {
+fn circumstances_of(inputs: &Inputs, world: &World) -> io::Result<[u8; 32]> {
     let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
     let present = inputs.directories.iter().map(PathBuf::as_path);
-    circumstances::digest(contents, present, files, directories)
+    circumstances::digest(contents, present, world)
 }
 
 /// The first difference between the world and a (checked) entry.
-fn compare(entry: &ManifestEntry, files: &FileTable, directories: &DirTable) -> Option<Change> {
+fn compare(entry: &ManifestEntry, world: &World) -> Option<Change> {
+    for seen in &entry.variables {
+        let name = OsStr::from_bytes(&seen.name);
+        if value_digest((world.variables)(name)) != seen.value {
+            return Some(Change::Variable(name.to_os_string()));
+        }
+    }
     for seen in &entry.files {
         let path = path(&seen.path);
-        let Ok(facts) = files.facts(path) else { return Some(Change::FileGone(path.to_path_buf())) };
-        if seen.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok()) != Some(facts.digest) {
+        let Ok(digest) = world.digest(path) else { return Some(Change::FileGone(path.to_path_buf())) };
+        if seen.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok()) != Some(digest) {
             return Some(Change::File(path.to_path_buf()));
         }
     }
-    if let Some(change) = places(entry, directories) {
+    if let Some(change) = places(entry, world.directories) {
         return Some(change);
+    }
+    for seen in &entry.listings {
+        let path = path(&seen.path);
+        if !world.directories.digest_of_names(path).is_ok_and(|now| now.as_slice() == seen.names.as_ref()) {
+            return Some(Change::Listing(path.to_path_buf()));
+        }
     }
     let digest = |seen: &FileSeen| Digest::try_from(seen.blob.as_ref()?).ok();
     let contents = entry.files.iter().filter_map(|seen| Some((path(&seen.path), digest(seen)?)));
     let present = entry.directories.iter().map(|bytes| path(bytes));
-    let circumstances = circumstances::digest(contents, present, files, directories);
+    let circumstances = circumstances::digest(contents, present, world);
     let same = circumstances.is_ok_and(|now| now.as_slice() == entry.circumstances.as_ref());
     (!same).then_some(Change::Circumstances)
 }
@@ -181,6 +220,12 @@ fn places(entry: &ManifestEntry, directories: &DirTable) -> Option<Change> {
     let missing =
         entry.directories.iter().map(|bytes| path(bytes)).find(|path| !directories.is_directory(path));
     missing.map(|path| Change::DirectoryGone(path.to_path_buf()))
+}
+
+/// What is kept of a variable's value: enough to know it again, nothing to read. Empty: not set.
+fn value_digest(value: Option<&OsStr>) -> Bytes {
+    let digest = |value: &OsStr| DigestFunction::Blake3.digest(value.as_bytes()).hash;
+    value.map(|value| Bytes::copy_from_slice(&digest(value)[..16])).unwrap_or_default()
 }
 
 fn path(bytes: &[u8]) -> &Path {

@@ -7,6 +7,7 @@
 
 mod assemble;
 mod probe;
+mod rust;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -58,6 +59,8 @@ pub struct Toolchain {
     pub search_path: Vec<PathBuf>,
     /// Variables without which it would not run as it does here (`LD_LIBRARY_PATH`, if libraries come from there).
     pub environment: Vec<(OsString, OsString)>,
+    /// Where rustc's own crates are, below this.
+    pub sysroot: Option<PathBuf>,
     /// (device, inode) of its files.
     inodes: HashSet<(u64, u64)>,
     /// What each file was when it was hashed.
@@ -79,6 +82,15 @@ impl Toolchain {
     /// Whether the file with this device and inode is one of the toolchain's.
     pub fn owns(&self, device: u64, inode: u64) -> bool {
         self.inodes.contains(&(device, inode))
+    }
+
+    /// The shared libraries that its programs load, by the names under which the loader looks for them.
+    pub fn libraries(&self) -> impl Iterator<Item = &Path> {
+        let is_library = |path: &&Path| {
+            path.file_name()
+                .is_some_and(|name| name.as_encoded_bytes().windows(3).any(|three| three == b".so"))
+        };
+        self.files.iter().map(PathBuf::as_path).filter(is_library)
     }
 
     /// Whether everything is still as it was hashed.
@@ -135,7 +147,7 @@ impl Toolchains {
     /// (longer if its files were never read); callers that come meanwhile wait for it.
     ///
     /// # Errors
-    /// [`IntakeError::Compiler`] for what is no gcc or clang, or not complete.
+    /// [`IntakeError::Compiler`] for what is no gcc, clang or rustc, or not complete.
     pub fn get(&self, request: ToolchainRequest) -> Result<Arc<Toolchain>, IntakeError> {
         self.files.settle();
         let key = Arc::new(Key::of(&request, &self.directories));
@@ -185,6 +197,10 @@ impl Key {
         let get = |wanted: &str| {
             request.env.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_os_str())
         };
+        if rust::is_rustc(request.compiler) {
+            let compiler = request.compiler.to_path_buf();
+            return Key { compiler, programs: Vec::new(), locale: Vec::new(), steering: Vec::new() };
+        }
         let path = get("PATH").unwrap_or_default();
         let steering = ["COMPILER_PATH", "GCC_EXEC_PREFIX", "LD_LIBRARY_PATH"];
         let steering = steering.into_iter().filter_map(|name| {

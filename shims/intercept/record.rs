@@ -76,6 +76,33 @@ pub fn absent(path: &[u8]) {
     named(Look { kind: ACCESS, error: Some(sys::ENOENT) }, path);
 }
 
+/// Records that a variable was asked for, unless this process was seen to ask for it before.
+pub fn variable(name: &[u8]) {
+    if config::tracing().is_some() && !name.is_empty() && is_new(name) {
+        append(Look { kind: VARIABLE, error: None }, [b"", name], [b"", b""]);
+    }
+}
+
+/// Hashes of the names that were recorded. What does not fit is recorded each time.
+static ASKED: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+
+fn is_new(name: &[u8]) -> bool {
+    // FNV-1a; 0 means "free"
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let hash = hash.max(1);
+    for step in 0..8 {
+        let Some(place) = ASKED.get((hash as usize + step) % ASKED.len()) else { return true };
+        match place.compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(known) if known == hash => return false,
+            Err(_) => {}
+        }
+    }
+    true
+}
+
 /// Says that something happens which the trace does not show.
 pub fn blind() {
     flag(FLAG_BLIND);

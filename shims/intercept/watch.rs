@@ -1,5 +1,5 @@
-//! The functions that look at or change the file system: each calls the real one and, in a traced process,
-//! records what came of it.
+//! The functions that look at or change the file system, or ask for a variable: each calls the real one and, in a
+//! traced process, records what came of it.
 //!
 //! Only the outermost functions are here: what the C library calls within itself (`fopen`'s own `open`) does not
 //! pass through its exported names, so nothing is recorded twice. Not here: `dlopen` (a definition of our own
@@ -7,6 +7,7 @@
 
 use core::ffi::{c_char, c_int, c_uint, c_void};
 
+use crate::environ;
 use crate::format::*;
 use crate::real::{Real, real};
 use crate::record::{self, Look};
@@ -160,9 +161,41 @@ watched! {
     canonicalize_file_name(path: Text) -> *mut c_char, REALPATH, AT_FDCWD, path;
     opendir(path: Text) -> Any, OPENDIR, AT_FDCWD, path;
 
+    mkdir(path: Text, mode: c_uint) -> c_int, MAKE_DIRECTORY, AT_FDCWD, path;
+    mkdirat(at: c_int, path: Text, mode: c_uint) -> c_int, MAKE_DIRECTORY, at, path;
+    mkdtemp(template: *mut c_char) -> *mut c_char, MAKE_DIRECTORY, AT_FDCWD, template;
+    // another name for a file, or for a path: what is made counts as written
+    link(old: Text, new: Text) -> c_int, OPEN_WRITE, AT_FDCWD, new;
+    linkat(old_at: c_int, old: Text, at: c_int, new: Text, flags: c_int) -> c_int, OPEN_WRITE, at, new;
+    symlink(target: Text, new: Text) -> c_int, OPEN_WRITE, AT_FDCWD, new;
+    symlinkat(target: Text, at: c_int, new: Text) -> c_int, OPEN_WRITE, at, new;
+    truncate(path: Text, length: i64) -> c_int, OPEN_WRITE, AT_FDCWD, path;
+    truncate64(path: Text, length: i64) -> c_int, OPEN_WRITE, AT_FDCWD, path;
+
     unlink(path: Text) -> c_int, UNLINK, AT_FDCWD, path;
+    rmdir(path: Text) -> c_int, UNLINK, AT_FDCWD, path;
     unlinkat(at: c_int, path: Text, flags: c_int) -> c_int, UNLINK, at, path;
     remove(path: Text) -> c_int, UNLINK, AT_FDCWD, path;
+}
+
+/// As the C library's, whose list of variables this reads: looking up the real one could end in an allocator that is
+/// just asking for its settings.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getenv(name: Text) -> *mut c_char {
+    // SAFETY: the caller's name is a C string; the list is the process' own.
+    unsafe {
+        let Some(bytes) = sys::bytes(name) else { return core::ptr::null_mut() };
+        record::variable(bytes);
+        let value = environ::get(sys::environment(), bytes);
+        value.map_or(core::ptr::null_mut(), |value| value.as_ptr().cast_mut().cast())
+    }
+}
+
+/// No process that runs with more rights than its caller loads this library.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn secure_getenv(name: Text) -> *mut c_char {
+    // SAFETY: as for `getenv`.
+    unsafe { getenv(name) }
 }
 
 /// Defines the functions that move a file.

@@ -99,8 +99,7 @@ impl Talk<'_> {
         match self.own_result.take() {
             Some(ran) => {
                 fallback::note(self.settings, reason);
-                // what was truncated is printed already
-                let parts = match ran.truncated {
+                let parts = match ran.printed {
                     true => Vec::new(),
                     false => vec![Part { stdout: ran.stdout, stderr: ran.stderr }],
                 };

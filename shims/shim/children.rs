@@ -1,4 +1,4 @@
-//! Runs commands as children of the shim and captures what they print.
+//! Runs commands as children of the shim and captures what they print; some of it is passed on as it comes.
 //!
 //! One thread and one `poll` for all of them: a child's death signal is tied to the thread that started it.
 
@@ -104,8 +104,8 @@ impl Child {
             index,
             pid,
             pidfd: system::pidfd(pid).ok(),
-            stdout: Capture::new(child.stdout.take(), 1),
-            stderr: Capture::new(child.stderr.take(), 2),
+            stdout: Capture::new(child.stdout.take(), 1, command.pass_on),
+            stderr: Capture::new(child.stderr.take(), 2, command.pass_on),
             begin,
         })
     }
@@ -135,10 +135,11 @@ impl Child {
     fn finish(mut self) -> (Ran, bool) {
         let end = system::wait(self.pid);
         let wall_us = self.begin.elapsed().as_micros() as u64;
-        let truncated = self.stdout.overflowed || self.stderr.overflowed;
-        if truncated {
-            self.stdout.flush();
-            self.stderr.flush();
+        let truncated = self.stdout.truncated || self.stderr.truncated;
+        let printed = self.stdout.passes_on || self.stderr.passes_on;
+        if printed {
+            self.stdout.pass_on();
+            self.stderr.pass_on();
         }
         // without a status, which cannot be, the command counts as failed
         let (status, user_us, sys_us) =
@@ -150,6 +151,7 @@ impl Child {
             spawn_errno: 0,
             stdout: self.stdout.bytes,
             stderr: self.stderr.bytes,
+            printed,
             truncated,
             user_us,
             sys_us,
@@ -163,20 +165,23 @@ impl Child {
 struct Capture<R> {
     /// `None` after its end.
     pipe: Option<R>,
-    /// Where it goes when there is too much of it.
+    /// Where it goes when it is passed on, or there is too much of it.
     to: i32,
+    /// All of it, or its beginning.
     bytes: Vec<u8>,
-    /// The captured part was printed, and all further output was, too.
-    overflowed: bool,
+    /// What was captured is printed, and what comes is, too.
+    passes_on: bool,
+    /// There was more than is captured.
+    truncated: bool,
     /// It could not be printed; the child learns that from its pipe.
     refused: bool,
 }
 
 impl<R: Read + AsRawFd + AsFd> Capture<R> {
-    fn new(pipe: Option<R>, to: i32) -> Capture<R> {
+    fn new(pipe: Option<R>, to: i32, passes_on: bool) -> Capture<R> {
         // a pipe that blocks could only be read when poll says so, which is the case but for the last time
         let pipe = pipe.filter(|pipe| system::set_nonblocking(pipe.as_fd()).is_ok());
-        Capture { pipe, to, bytes: Vec::new(), overflowed: false, refused: false }
+        Capture { pipe, to, bytes: Vec::new(), passes_on, truncated: false, refused: false }
     }
 
     fn fd(&self) -> i32 {
@@ -199,12 +204,14 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
                 Ok(0) => self.pipe = None,
                 Ok(n) => {
                     let fresh = chunk.get(..n).unwrap_or_default();
-                    if !self.overflowed && self.bytes.len() + n > CAPTURE {
-                        self.flush();
+                    if !self.truncated && self.bytes.len() + n > CAPTURE {
+                        self.truncated = true;
+                        self.pass_on();
                     }
-                    if self.overflowed {
+                    if self.passes_on {
                         self.refused |= !answer::print(self.to, fresh);
-                    } else {
+                    }
+                    if !self.truncated {
                         self.bytes.extend_from_slice(fresh);
                     }
                 }
@@ -215,11 +222,11 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
         }
     }
 
-    /// Prints what was captured, once.
-    fn flush(&mut self) {
-        if !self.overflowed {
+    /// Prints what was captured, once; from now on what comes is printed, too.
+    fn pass_on(&mut self) {
+        if !self.passes_on {
             self.refused = !answer::print(self.to, &self.bytes);
-            self.overflowed = true;
+            self.passes_on = true;
         }
     }
 }

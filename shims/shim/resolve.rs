@@ -23,8 +23,8 @@ pub enum Resolved {
     Compiler(PathBuf),
     /// A program that compiles, found behind a launcher: what the call names is not what runs.
     Behind(PathBuf),
-    /// A script, or a launcher without a compiler behind it on `PATH`: runs as it is, and what it calls is
-    /// caught.
+    /// A script, a proxy, or a launcher without a compiler behind it on `PATH`: runs as it is, and what it calls
+    /// is caught.
     Indirect(PathBuf),
 }
 
@@ -51,11 +51,24 @@ pub fn compiler(argv: &[OsString], settings: &Settings, env: &Env) -> Option<Res
 }
 
 fn judged(path: PathBuf) -> Resolved {
+    if is_proxy(&path) {
+        return Resolved::Indirect(path);
+    }
     let mut magic = [0; 4];
     // a compiler that may be executed but not read is taken for one
     let script =
         File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && !elf::is_elf(&magic);
     if script { Resolved::Indirect(path) } else { Resolved::Compiler(path) }
+}
+
+/// Whether `path` is one of rustup's proxies, which choose a toolchain and run its program of the same name: links to
+/// the `rustup` beside them, or other names of that file.
+fn is_proxy(path: &Path) -> bool {
+    let name = path.file_name().map(OsStr::as_bytes);
+    let has_proxies = |name: &[u8]| name.starts_with(b"rustc") || name == b"clippy-driver";
+    let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    name.is_some_and(has_proxies)
+        && identity(path).is_some_and(|here| identity(&path.with_file_name("rustup")) == Some(here))
 }
 
 /// The first executable file of that name on `PATH` that `wanted` agrees to.

@@ -15,7 +15,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// Version of this format; an initiator that speaks another one closes the connection.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Longest frame in bytes, its own length field not counted.
 pub const MAX_FRAME: usize = 64 << 20;
 
@@ -56,8 +56,9 @@ pub struct Ran {
     pub spawn_errno: i32,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    /// There was more output than a `Ran` carries; the shim has written *all* of it to its own stdout and
-    /// stderr already (what is here is only the beginning), so it must not be printed again or cached.
+    /// The shim has written all output to its own stdout and stderr already: it must not be printed again.
+    pub printed: bool,
+    /// There was more output than a `Ran` carries: what is here is only the beginning, and all is `printed`.
     pub truncated: bool,
     /// CPU of the command and of the children that it waited for, in microseconds.
     pub user_us: u64,
@@ -90,6 +91,8 @@ pub struct Command {
     pub cwd: PathBuf,
     /// A trace file made by `trace::create`. The shim adds the interceptor and `DBUILD_TRACE` to `env`.
     pub trace: Option<PathBuf>,
+    /// What it prints is passed on as it comes (and captured, too): somebody acts on it before the end.
+    pub pass_on: bool,
 }
 
 /// "Run these as your children and send one [`Ran`] for each, as it ends."
@@ -208,6 +211,7 @@ impl FromShim {
                 out.u32(ran.spawn_errno as u32);
                 out.bytes(&ran.stdout);
                 out.bytes(&ran.stderr);
+                out.flag(ran.printed);
                 out.flag(ran.truncated);
                 out.u64(ran.user_us);
                 out.u64(ran.sys_us);
@@ -246,6 +250,7 @@ impl FromShim {
                 spawn_errno: fields.u32()? as i32,
                 stdout: fields.bytes()?.to_vec(),
                 stderr: fields.bytes()?.to_vec(),
+                printed: fields.flag()?,
                 truncated: fields.flag()?,
                 user_us: fields.u64()?,
                 sys_us: fields.u64()?,
@@ -282,6 +287,7 @@ impl ToShim {
                     if let Some(trace) = &command.trace {
                         out.path(trace);
                     }
+                    out.flag(command.pass_on);
                 }
                 out.finish()
             }
@@ -309,8 +315,8 @@ impl ToShim {
             }),
             RUN => {
                 let parallel = fields.u32()?;
-                // program, argv, env, cwd and the flag take 17 bytes at least
-                let count = fields.count(17)?;
+                // program, argv, env, cwd and the flags take 18 bytes at least
+                let count = fields.count(18)?;
                 let mut runs = Vec::with_capacity(count);
                 for _ in 0..count {
                     runs.push(Command {
@@ -319,6 +325,7 @@ impl ToShim {
                         env: fields.env()?,
                         cwd: fields.text()?.into(),
                         trace: if fields.flag()? { Some(fields.text()?.into()) } else { None },
+                        pass_on: fields.flag()?,
                     });
                 }
                 ToShim::Run(Run { runs, parallel })

@@ -4,7 +4,10 @@
 //! executable, or is a script is for the caller to see.
 
 /// The names without prefix and version. The shims directory has a link for each.
-pub const PLAIN: [&str; 8] = ["cc", "c++", "gcc", "g++", "clang", "clang++", "c89", "c99"];
+pub const PLAIN: [&str; 10] = ["cc", "c++", "gcc", "g++", "clang", "clang++", "c89", "c99", "rustc", CLIPPY];
+
+/// Compiles Rust as rustc does, and is called as a wrapper around it.
+const CLIPPY: &str = "clippy-driver";
 
 /// Programs that a compiler's name may be a link to and that only pass the call on to the real compiler.
 pub const LAUNCHERS: [&str; 4] = ["ccache", "distcc", "icecc", "sccache"];
@@ -17,6 +20,9 @@ const WRAPPERS: [&str; 6] = ["afl", "goto", "ccache", "distcc", "icecc", "sccach
 ///
 /// Tools that only share the stem are not: `gcc-ar`, `clang-format`, `clang-cpp-14`, `clang-cl`, `ccache`.
 pub fn is_compiler(name: &[u8]) -> bool {
+    if name == CLIPPY.as_bytes() {
+        return true;
+    }
     let unversioned = match split_last(name) {
         Some((front, last)) if is_version(last) => front,
         _ => name,
@@ -93,6 +99,9 @@ mod tests {
             "i686-w64-mingw32-gcc",
             "x86_64-pc-linux-gnu-gcc-13.2.1",
             "c99-gcc",
+            "rustc",
+            "rustc-1.85",
+            "clippy-driver",
         ] {
             assert!(is_compiler(name.as_bytes()), "{name}");
         }
@@ -127,6 +136,11 @@ mod tests {
             "cc1",
             "c++filt",
             "mpicc",
+            "rustdoc",
+            "rustup",
+            "rustc_driver",
+            "driver",
+            "cargo-clippy",
             "ld",
             "clang-14-linker",
             "a b-gcc",

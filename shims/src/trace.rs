@@ -1,6 +1,6 @@
 //! The trace of one compile: makes the empty file, and reads what the interceptor recorded in it.
 //!
-//! Says what was opened, looked at and found absent, in the order in which it happened (threads and
+//! Says what was opened, looked at and found absent, and which variables were asked for, in the order in which it happened (threads and
 //! processes interleaved). It does not know which of it is an input: that is for the initiator.
 
 pub mod format;
@@ -37,6 +37,10 @@ pub enum Kind {
     Exec,
     /// `realpath`: each link on the way was read, too.
     Realpath,
+    /// `getenv`: the path is the variable's name. Each name is there once or a few times per process.
+    Variable,
+    /// A directory was made; one that was there already is [`Outcome::Failed`] (`EEXIST`).
+    MakeDirectory,
 }
 
 /// What came of it.
@@ -54,7 +58,8 @@ pub enum Outcome {
 pub struct Record<'a> {
     pub kind: Kind,
     pub outcome: Outcome,
-    /// Absolute, but otherwise as the program wrote it: `..` and symbolic links are still in it.
+    /// Absolute, but otherwise as the program wrote it: `..` and symbolic links are still in it. A
+    /// [`Kind::Variable`]'s name.
     pub path: &'a Path,
     /// The new name of a [`Kind::Rename`], absolute; empty for the other kinds.
     pub second: &'a Path,
@@ -198,7 +203,8 @@ fn decode(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
     let paths = bytes.get(RECORD..)?;
     let (path, rest) = paths.split_at_checked(first)?;
     let second = rest.get(..second)?;
-    if path.first() != Some(&b'/') || path.contains(&0) || second.contains(&0) {
+    let named = if kind == VARIABLE { !path.is_empty() } else { path.first() == Some(&b'/') };
+    if !named || path.contains(&0) || second.contains(&0) {
         return None;
     }
     let kind = match kind {
@@ -212,6 +218,8 @@ fn decode(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
         UNLINK => Kind::Unlink,
         EXEC => Kind::Exec,
         REALPATH => Kind::Realpath,
+        VARIABLE => Kind::Variable,
+        MAKE_DIRECTORY => Kind::MakeDirectory,
         _ => return None,
     };
     let outcome = match result {

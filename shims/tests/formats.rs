@@ -59,11 +59,22 @@ fn from_shim() -> impl Strategy<Value = FromShim> {
             })
         },
     );
-    let numbers = (any::<u32>(), any::<i32>(), any::<i32>(), any::<bool>());
+    let numbers = (any::<u32>(), any::<i32>(), any::<i32>(), any::<[bool; 2]>());
     let ran = (numbers, bytes(), bytes(), any::<[u64; 3]>()).prop_map(|(numbers, stdout, stderr, times)| {
-        let (index, status, spawn_errno, truncated) = numbers;
+        let (index, status, spawn_errno, [printed, truncated]) = numbers;
         let [user_us, sys_us, wall_us] = times;
-        FromShim::Ran(Ran { index, status, spawn_errno, stdout, stderr, truncated, user_us, sys_us, wall_us })
+        FromShim::Ran(Ran {
+            index,
+            status,
+            spawn_errno,
+            stdout,
+            stderr,
+            printed,
+            truncated,
+            user_us,
+            sys_us,
+            wall_us,
+        })
     });
     prop_oneof![invoke, ran]
 }
@@ -71,10 +82,10 @@ fn from_shim() -> impl Strategy<Value = FromShim> {
 fn to_shim() -> impl Strategy<Value = ToShim> {
     let exec = (text(), texts(), env())
         .prop_map(|(program, argv, env)| ToShim::Exec(Exec { program: program.into(), argv, env }));
-    let command = (text(), texts(), env(), text(), proptest::option::of(text())).prop_map(
-        |(program, argv, env, cwd, trace)| {
+    let command = (text(), texts(), env(), text(), proptest::option::of(text()), any::<bool>()).prop_map(
+        |(program, argv, env, cwd, trace, pass_on)| {
             let (program, cwd, trace) = (program.into(), cwd.into(), trace.map(Into::into));
-            Command { program, argv, env, cwd, trace }
+            Command { program, argv, env, cwd, trace, pass_on }
         },
     );
     let run =

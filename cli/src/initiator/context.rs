@@ -71,6 +71,7 @@ impl Context {
             env: self.invoke.env.clone(),
             cwd: self.invoke.cwd.clone(),
             trace,
+            pass_on: false,
         }
     }
 

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 
 use super::connection::Connection;
 use super::context::{Context, blocking};
+use super::crates;
 use super::local::{self, Objects};
 use super::near::{self, Near};
 use super::pool;
@@ -100,6 +101,9 @@ fn plan(context: &Context) -> Planned {
             return Planned::Local("compiler unknown to dbuild".to_owned(), true);
         }
     };
+    if toolchain.info.family == Family::Rustc && crates::is_misled(context, &toolchain) {
+        return Planned::Local(crates::OTHER_LIBRARIES.to_owned(), true);
+    }
     if !toolchain.traceable {
         return Planned::Local("statically linked compiler".to_owned(), true);
     }

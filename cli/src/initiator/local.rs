@@ -1,20 +1,23 @@
 //! What follows a run on this machine: read the trace, keep the outputs, remember the result.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use dbuild_cache::Store;
 use dbuild_compilers::{Family, Task, scan_args};
 use dbuild_intake::observe::{self, Scope};
 use dbuild_intake::recall::remember;
-use dbuild_intake::{Doubt, Inputs};
+use dbuild_intake::{Doubt, Inputs, Observed};
+use dbuild_proto::Digest;
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_shims::frame::Ran;
 
 use super::context::Context;
+use super::crates;
 use super::outputs::{self, IngestError};
 use super::policy;
-use super::task::{Answered, Here, Traced};
+use super::task::{Answered, Here, Prepared, Traced};
 use crate::record::{Event, Placement};
 
 /// The exit code as a shell has it.
@@ -38,7 +41,7 @@ pub fn finish(context: &Context, here: Here, ran: Ran) -> Answered {
         (None, None) => Some("not traced".to_owned()),
         _ if ran.status != 0 => Some("failed".to_owned()),
         _ if ran.truncated => Some("printed too much".to_owned()),
-        (None, Some(traced)) => match keep(context, &here, traced, &ran) {
+        (None, Some(traced)) => match keep(context, &here, traced, &ran, &mut end.outputs) {
             Ok(()) => None,
             Err(Unkept::Because(reason)) => Some(reason),
             Err(Unkept::Fault(fault)) => {
@@ -68,33 +71,38 @@ impl From<&'static str> for Unkept {
     }
 }
 
-fn keep(context: &Context, here: &Here, traced: &Traced, ran: &Ran) -> Result<(), Unkept> {
+/// Keeps a result. Outputs that were not foretold are added to `outputs`, also where nothing is kept.
+fn keep(
+    context: &Context,
+    here: &Here,
+    traced: &Traced,
+    ran: &Ran,
+    outputs: &mut Vec<PathBuf>,
+) -> Result<(), Unkept> {
     let initiator = &context.initiator;
     let store = initiator.store.as_ref().map_err(|reason| Unkept::Fault(reason.clone()))?;
     let prepared = &here.prepared;
     let places = prepared.outputs(context);
     let declared: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
     let own = initiator.own_directories();
-    let scope = Scope { toolchain: Some(&prepared.toolchain), outputs: &declared, own: &own };
+    let unit = prepared.unit(context);
+    let idle = unit.as_ref().map(|unit| crates::idle(context, unit)).unwrap_or_default();
+    let toolchain = Some(&*prepared.toolchain);
+    let scope = Scope { toolchain, outputs: &declared, own: &own, idle: &idle, unit: unit.as_ref() };
     let observed = observe::read(&traced.trace, &scope).map_err(|doubt| doubted(&doubt))?;
+    let more = || observed.written.iter().filter(|path| !declared.contains(path));
+    outputs.extend(more().cloned());
     if !observed.strays.is_empty() {
         tracing::info!(strays = ?observed.strays, "a compile wrote more than was expected");
         return Err("writes a file that dbuild did not expect".into());
     }
-    if !observed.programs.is_empty() {
-        return Err("runs a program that is not the compiler's".into());
-    }
-    let mut inputs =
-        Inputs::gather(&observed, &initiator.files, traced.started).map_err(|doubt| doubted(&doubt))?;
-    for path in &prepared.task.extra_inputs {
-        let added = inputs.add(&context.absolute(path), &initiator.files, traced.started);
-        added.map_err(|doubt| doubted(&doubt))?;
-    }
-    if policy::specs_read_environment(&prepared.task.args, &context.invoke.cwd) {
-        return Err("specs that read the environment".into());
-    }
-    let mentions = inputs.mentions.union(scan_args(&prepared.task.args));
-    policy::may_be_kept(mentions, &prepared.toolchain.info, &prepared.env)?;
+    let inputs = match &unit {
+        Some(unit) => {
+            let run = (traced.started, ran.stderr.as_slice());
+            crates::inputs(context, &prepared.toolchain, unit, &observed, run)?
+        }
+        None => preprocessed_inputs(context, prepared, &observed, traced)?,
+    };
 
     let mut outcome = TaskOutcome {
         outputs: Vec::new(),
@@ -103,19 +111,63 @@ fn keep(context: &Context, here: &Here, traced: &Traced, ran: &Ran) -> Result<()
         run_ms: ran.wall_us / 1000,
     };
     for place in &places {
-        let kept = outputs::ingest(store, &place.path).map_err(|error| match error {
-            IngestError::Read(_) => Unkept::Because("output cannot be read back".to_owned()),
-            IngestError::Store(error) => Unkept::Fault(outputs::cache_fault(&error)),
-        })?;
+        let kept = ingested(store, &place.path)?;
         // A file that was there before and that this run did not write is no output of it.
         let written = |path: &Path| observed.written.iter().any(|written| written == path);
         let Some((digest, executable)) = kept.filter(|_| written(&place.path)) else { continue };
         let path = place.name.as_os_str().as_bytes().to_vec();
         outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable });
     }
+    for path in more() {
+        if let Some((digest, executable)) = ingested(store, path)? {
+            let path = path.as_os_str().as_bytes().to_vec();
+            outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable });
+        }
+    }
     policy::complete(&places, &outcome).map_err(|_| Unkept::from("an expected output is missing"))?;
-    remember(store, &prepared.key, (&initiator.files, &initiator.directories), &inputs, outcome)
+    let variables = |name: &OsStr| crates::variable(context, prepared.task.unit.as_ref(), name);
+    remember(store, &prepared.key, &prepared.world(context, &variables), &inputs, outcome)
         .map_err(|error| Unkept::Fault(outputs::cache_fault(&error)))
+}
+
+fn ingested(store: &Store, path: &Path) -> Result<Option<(Digest, bool)>, Unkept> {
+    outputs::ingest(store, path).map_err(|error| match error {
+        IngestError::Read(_) => Unkept::Because("output cannot be read back".to_owned()),
+        IngestError::Store(error) => Unkept::Fault(outputs::cache_fault(&error)),
+    })
+}
+
+/// What a C compile depended on.
+fn preprocessed_inputs(
+    context: &Context,
+    prepared: &Prepared,
+    observed: &Observed,
+    traced: &Traced,
+) -> Result<Inputs, Unkept> {
+    if !observed.programs.is_empty() {
+        return Err("runs a program that is not the compiler's".into());
+    }
+    let files = &context.initiator.files;
+    let mut inputs = Inputs::gather(observed, files, traced.started).map_err(|doubt| doubted(&doubt))?;
+    for path in &prepared.task.extra_inputs {
+        let added = inputs.add(&context.absolute(path), files, traced.started);
+        added.map_err(|doubt| doubted(&doubt))?;
+    }
+    if policy::specs_read_environment(&prepared.task.args, &context.invoke.cwd) {
+        return Err("specs that read the environment".into());
+    }
+    let mentions = inputs.mentions.union(scan_args(&prepared.task.args));
+    policy::may_be_kept(mentions, &prepared.toolchain.info, &prepared.env)?;
+    Ok(inputs)
+}
+
+impl From<crates::Objection> for Unkept {
+    fn from(objection: crates::Objection) -> Self {
+        match objection {
+            crates::Objection::Because(reason) => reason.into(),
+            crates::Objection::Doubt(doubt) => doubted(&doubt),
+        }
+    }
 }
 
 /// A doubt's stable text: reasons are counted, so they name no files.

@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod context;
 mod control;
+mod crates;
 mod front;
 mod invocation;
 mod local;
@@ -29,7 +30,7 @@ use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{Store, StoreConfig};
 use dbuild_intake::{
-    DirTable, FileTable, Known, ScanLimits, ScannedInputs, Toolchains, TracedDepends, Watch,
+    DirTable, FileTable, Known, Loaded, ScanLimits, ScannedInputs, Toolchains, TracedDepends, Watch,
 };
 use dbuild_shims::view::View;
 use tokio::net::{UnixListener, UnixStream};
@@ -73,6 +74,8 @@ pub struct Initiator {
     /// Keeps both true without looking.
     watch: Arc<Watch<Known>>,
     toolchains: Toolchains,
+    /// What programs and procedural macros bring along.
+    loaded: Loaded,
     /// Finds the inputs of what is sent away.
     finder: ScannedInputs,
     /// Path of the interceptor, for traced runs.
@@ -244,6 +247,7 @@ impl Initiator {
             finder: ScannedInputs::new(traced, directories.clone(), ScanLimits::default()),
             store,
             watch,
+            loaded: Loaded::default(),
             toolchains: Toolchains::new(files.clone(), directories.clone(), SystemTime::now),
             directories,
             files,

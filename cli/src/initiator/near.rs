@@ -1,5 +1,6 @@
 //! The near cache: what this machine knows of a task, and putting a hit in place. Blocks.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -9,7 +10,8 @@ use dbuild_proto::Digest;
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 
 use super::context::Context;
-use super::outputs::{self, Ready};
+use super::crates;
+use super::outputs::{self, Manner, Ready};
 use super::policy;
 use super::pool::Described;
 use super::task::{Answered, Here, Prepared};
@@ -53,7 +55,9 @@ impl Missed {
 /// Looks into the near cache and puts a hit in place.
 pub fn ask(context: &Context, prepared: Prepared) -> Near {
     let destinations = prepared.outputs(context);
-    let objection = destinations.iter().find_map(|output| outputs::objection(&output.path));
+    // rustc and its linkers put new files in place, whatever other names the old ones have (cargo gives them some).
+    let links_matter = prepared.task.unit.is_none();
+    let objection = destinations.iter().find_map(|output| outputs::objection(&output.path, links_matter));
     if let Some(objection) = objection.or_else(|| policy::side_effect(&prepared.task, &destinations)) {
         // The compiler itself deals with it; what it writes there is not ours to keep.
         let mut here = Here::new(prepared, objection);
@@ -66,7 +70,8 @@ pub fn ask(context: &Context, prepared: Prepared) -> Near {
     };
     let damaged = store.counters().damaged;
     let usable = |outcome: &TaskOutcome| readies(context, &prepared, outcome).is_some();
-    let recalled = recall(store, &prepared.key, &initiator.files, &initiator.directories, &usable);
+    let variables = |name: &OsStr| crates::variable(context, prepared.task.unit.as_ref(), name);
+    let recalled = recall(store, &prepared.key, &prepared.world(context, &variables), &usable);
     let (recalled, earlier) = match recalled {
         Ok((recalled, earlier)) => (Ok(recalled), earlier),
         Err(error) => (Err(error), None),
@@ -90,11 +95,19 @@ pub fn ask(context: &Context, prepared: Prepared) -> Near {
 /// The files of an outcome with their places in this build's tree; `None` if it is not one of this task's.
 pub fn readies(context: &Context, prepared: &Prepared, outcome: &TaskOutcome) -> Option<Vec<Ready>> {
     let places = prepared.outputs(context);
+    let unit = prepared.unit(context);
+    let is_crates = |path: &Path| {
+        let name = path.file_name().filter(|_| path.parent() == unit.as_ref().map(|unit| &*unit.out_dir));
+        name.is_some_and(|name| unit.as_ref().is_some_and(|unit| unit.owns(name)))
+    };
     let ready = |output: &OutputFile| {
-        let name = Path::new(std::ffi::OsStr::from_bytes(&output.path));
-        let place = places.iter().find(|place| place.name == name)?;
+        let name = Path::new(OsStr::from_bytes(&output.path));
+        let (path, manner) = match places.iter().find(|place| place.name == name) {
+            Some(place) => (place.path.clone(), place.manner),
+            None => (name.to_path_buf(), Some(Manner::Replace).filter(|_| is_crates(name))?),
+        };
         let digest = Digest::try_from(output.blob.as_ref()?).ok()?;
-        Some(Ready { path: place.path.clone(), digest, executable: output.executable, manner: place.manner })
+        Some(Ready { path, digest, executable: output.executable, manner })
     };
     outcome.outputs.iter().map(ready).collect()
 }
@@ -106,6 +119,7 @@ fn hit(context: &Context, prepared: &Prepared, outcome: TaskOutcome) -> Result<A
     }
     let mut end = prepared.end(context, Placement::HitLocal, "hit");
     end.run_ms = outcome.run_ms;
+    end.outputs = files.into_iter().map(|file| file.path).collect();
     context.initiator.record(Event::Ended(Box::new(end)));
     Ok(Answered { stdout: outcome.stdout, stderr: outcome.stderr, status: 0 })
 }

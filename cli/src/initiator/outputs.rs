@@ -30,24 +30,26 @@ pub enum Manner {
     Overwrite,
 }
 
-/// Assemblers and `objcopy` remove what is there, clang renames a new file over it; gcc's compiler proper opens files.
+/// Assemblers and `objcopy` remove what is there, clang renames a new file over it, and rustc does so but for depfiles;
+/// gcc's compiler proper opens files.
 pub fn manner(family: Family, kind: OutputKind) -> Manner {
     match (family, kind) {
-        (_, OutputKind::Object | OutputKind::SplitDwarf) => Manner::Replace,
+        (_, OutputKind::Object | OutputKind::SplitDwarf | OutputKind::Crate) => Manner::Replace,
         (Family::Clang, OutputKind::Assembly) => Manner::Replace,
         _ => Manner::Overwrite,
     }
 }
 
-/// Why an output is left to the compiler, as a reason for statistics; `None` if we may write it.
-pub fn objection(path: &Path) -> Option<&'static str> {
+/// Why an output is left to the compiler, as a reason for statistics; `None` if we may write it. `links_matter`: what is
+/// there must have no other name.
+pub fn objection(path: &Path, links_matter: bool) -> Option<&'static str> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => match std::fs::metadata(path) {
             Ok(target) if target.is_file() => {}
             _ => return Some("output is a symbolic link to no regular file"),
         },
         Ok(meta) if !meta.is_file() => return Some("output is not a regular file"),
-        Ok(meta) if meta.nlink() > 1 => return Some("output has several hard links"),
+        Ok(meta) if links_matter && meta.nlink() > 1 => return Some("output has several hard links"),
         Ok(_) if rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_err() => {
             return Some("output is not writable");
         }

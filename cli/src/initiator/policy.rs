@@ -21,6 +21,7 @@ pub fn may_be_kept(
     let dated = match info.family {
         Family::Gcc => info.version.0 >= 7,
         Family::Clang => info.version.0 >= 16,
+        Family::Rustc => true,
     };
     let dated = dated && env.iter().any(|(name, _)| name == "SOURCE_DATE_EPOCH");
     match mentions {

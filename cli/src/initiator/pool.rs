@@ -1,5 +1,6 @@
 //! A task's way through the pool: its inputs found, its action described, the helper's answer accepted.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::near::{Missed, readies};
 use super::remote::{self, Remote};
 use super::slots::Slot;
 use super::task::{Answered, Here, OBJECT, Prepared, Verdict};
-use super::{outputs, policy};
+use super::{crates, outputs, policy};
 use crate::config::processors;
 use crate::record::{Event, Placement};
 
@@ -261,10 +262,11 @@ fn accept(
         stderr: outcome.stderr.clone(),
         status: answer.exit_code << 8,
     };
-    let warm = (&*context.initiator.files, &*context.initiator.directories);
+    let variables = |name: &OsStr| crates::variable(context, prepared.task.unit.as_ref(), name);
     if answer.exit_code == 0
         && prepared.task.cache.is_ok()
-        && let Err(error) = remember(store, &prepared.key, warm, inputs, outcome)
+        && let Err(error) =
+            remember(store, &prepared.key, &prepared.world(context, &variables), inputs, outcome)
     {
         tracing::warn!(%error, "failed to remember a result");
     }

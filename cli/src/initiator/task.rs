@@ -3,18 +3,19 @@
 //!
 //! Finding an answer never fails: whatever goes wrong makes the task run here, with the reason.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dbuild_compilers::{Output, Place, Task, relevant_env};
+use dbuild_compilers::{CrateUnit, Output, Place, Task, relevant_env};
 use dbuild_intake::action::logical_directory;
 use dbuild_intake::recall::{KeyParts, RecallKey};
-use dbuild_intake::{Start, Toolchain};
+use dbuild_intake::{Start, Toolchain, World};
 use dbuild_shims::frame::{Command, Ran};
 
 use super::context::Context;
+use super::crates;
 use super::outputs::{self, Manner};
 use super::slots::Slot;
 use crate::record::{Placement, TaskEnd};
@@ -34,7 +35,7 @@ pub struct Answered {
 impl Answered {
     /// What the shim's child gave, as far as it is still to be printed.
     pub fn of(ran: Ran) -> Self {
-        let (stdout, stderr) = if ran.truncated { Default::default() } else { (ran.stdout, ran.stderr) };
+        let (stdout, stderr) = if ran.printed { Default::default() } else { (ran.stdout, ran.stderr) };
         Answered { stdout, stderr, status: ran.status }
     }
 }
@@ -108,9 +109,11 @@ impl Here {
     /// Readies the run: traced if its answer may be kept.
     pub fn begin(&mut self, context: &Context) -> std::io::Result<Command> {
         let Prepared { task, object, .. } = &self.prepared;
-        let args = match object {
-            Some(object) => task.args_with_object(object),
-            None => task.args.clone(),
+        let args = match (object, &task.unit) {
+            (Some(object), _) => task.args_with_object(object),
+            // Words from files may be too many for a command line.
+            (None, Some(_)) => context.invoke.argv.iter().skip(1).cloned().collect(),
+            (None, None) => task.args.clone(),
         };
         if self.uncacheable.is_none() {
             let trace = context.initiator.new_trace();
@@ -118,7 +121,9 @@ impl Here {
             let started = Start::after(&context.absolute(&task.source));
             self.traced = Some(Traced { trace, started });
         }
-        Ok(context.command(args, self.traced.as_ref().map(|traced| traced.trace.clone())))
+        let trace = self.traced.as_ref().map(|traced| traced.trace.clone());
+        // cargo starts what depends on a crate when rustc says that its metadata is there.
+        Ok(Command { pass_on: task.unit.is_some(), ..context.command(args, trace) })
     }
 }
 
@@ -170,6 +175,26 @@ impl Prepared {
             })
         };
         self.task.outputs.iter().filter_map(destination).collect()
+    }
+
+    /// The crate that is compiled, with absolute paths.
+    pub fn unit(&self, context: &Context) -> Option<CrateUnit> {
+        self.task.unit.as_ref().map(|unit| crates::absolute(context, unit))
+    }
+
+    /// What its manifests are held against.
+    pub fn world<'w>(
+        &self,
+        context: &'w Context,
+        variables: &'w dyn Fn(&OsStr) -> Option<&'w OsStr>,
+    ) -> World<'w> {
+        let initiator = &context.initiator;
+        World {
+            files: &initiator.files,
+            directories: &initiator.directories,
+            variables,
+            preprocessed: self.task.unit.is_none(),
+        }
     }
 
     /// The event for an answer of this task.

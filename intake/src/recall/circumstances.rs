@@ -9,21 +9,22 @@ use std::path::Path;
 
 use dbuild_proto::{Digest, DigestFunction, Hasher};
 
-use crate::files::FileTable;
-use crate::listings::DirTable;
+use super::World;
 
 /// A digest of the circumstances. The files' contents are known to be those.
 pub(super) fn digest<'p>(
     contents: impl Iterator<Item = (&'p Path, Digest)>,
     present: impl Iterator<Item = &'p Path>,
-    files: &FileTable,
-    directories: &DirTable,
+    world: &World,
 ) -> io::Result<[u8; 32]> {
     let mut hasher = Hasher::new(DigestFunction::Blake3);
     for path in present {
-        let real = directories.real(path)?;
+        let real = world.directories.real(path)?;
         hasher.update(&(real.as_os_str().len() as u64).to_le_bytes());
         hasher.update(real.as_os_str().as_bytes());
+    }
+    if !world.preprocessed {
+        return Ok(hasher.finish().hash);
     }
     let mut firsts: HashMap<Digest, &Path, foldhash::fast::RandomState> = HashMap::default();
     for (path, digest) in contents {
@@ -31,7 +32,7 @@ pub(super) fn digest<'p>(
             firsts.insert(digest, path);
             continue;
         };
-        let (one, other) = (files.facts(first)?.signature, files.facts(path)?.signature);
+        let (one, other) = (world.files.facts(first)?.signature, world.files.facts(path)?.signature);
         let second = |nanos: i128| nanos.div_euclid(1_000_000_000);
         let same_inode = (one.device, one.inode) == (other.device, other.inode);
         hasher.update(&[u8::from(same_inode), u8::from(second(one.mtime) == second(other.mtime))]);

@@ -11,7 +11,7 @@ use dbuild_proto::Digest;
 use dbuild_proto::record::{FileSeen, ManifestEntry, TaskOutcome};
 use dbuild_scanner::Fingerprint;
 
-use super::{circumstances, path, places};
+use super::{World, circumstances, path, places};
 use crate::files::{FileFacts, FileTable};
 use crate::inputs::{Input, Inputs, Role};
 use crate::listings::DirTable;
@@ -28,7 +28,8 @@ impl Earlier {
 
     /// As if `inputs` had been remembered just now. `None`: something of them is gone.
     pub fn of(inputs: &Inputs, files: &FileTable, directories: &DirTable) -> Option<Earlier> {
-        let circumstances = super::circumstances_of(inputs, files, directories).ok()?;
+        let world = World { files, directories, variables: &|_| None, preprocessed: true };
+        let circumstances = super::circumstances_of(inputs, &world).ok()?;
         Some(Earlier(super::entry::entry(inputs, &circumstances, TaskOutcome::default())))
     }
 
@@ -112,7 +113,8 @@ fn same_circumstances(
 ) -> bool {
     let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
     let present = entry.directories.iter().map(|bytes| path(bytes));
-    let now = circumstances::digest(contents, present, files, directories);
+    let world = World { files, directories, variables: &|_| None, preprocessed: true };
+    let now = circumstances::digest(contents, present, &world);
     now.is_ok_and(|now| now.as_slice() == entry.circumstances.as_ref())
 }
 

@@ -4,8 +4,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use bytes::Bytes;
-use dbuild_proto::record::{AbsentNames, BlobRef, FileSeen, ManifestEntry, TaskOutcome};
+use dbuild_proto::record::{
+    AbsentNames, BlobRef, FileSeen, ListingSeen, ManifestEntry, TaskOutcome, VariableSeen,
+};
 
+use super::value_digest;
 use crate::inputs::{Inputs, Role};
 
 /// The entry for a run that read `inputs`. There are some thousand small fields, so they are slices of one piece of
@@ -46,5 +49,13 @@ fn fill(inputs: &Inputs, circumstances: &[u8; 32], field: &mut dyn FnMut(&[u8]) 
     let directories = inputs.directories.iter().map(|path| path.as_os_str());
     entry.directories.extend(directories.map(OsStr::as_bytes).map(&mut *field));
     entry.circumstances = field(circumstances);
+    for (name, value) in &inputs.variables {
+        let value = value_digest(value.as_deref());
+        entry.variables.push(VariableSeen { name: field(name.as_bytes()), value: field(&value) });
+    }
+    for (path, names) in &inputs.listings {
+        let path = field(path.as_os_str().as_bytes());
+        entry.listings.push(ListingSeen { path, names: field(names) });
+    }
     entry
 }

@@ -56,6 +56,7 @@ fn is_sound(entry: &ManifestEntry) -> bool {
             .iter()
             .all(|absent| path(&absent.directory) && absent.names.iter().all(|bytes| name(bytes)))
         && entry.directories.iter().all(|bytes| path(bytes))
+        && entry.listings.iter().all(|seen| path(&seen.path))
         && entry.outcome.as_ref().is_some_and(outcome)
 }
 

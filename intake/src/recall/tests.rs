@@ -1,7 +1,6 @@
 //! Manifests over real files and a real store: when an answer stands, and what is said when it does not.
 
 use std::cell::Cell;
-use std::ffi::OsString;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +10,9 @@ use dbuild_proto::record::OutputFile;
 use fs_err as fs;
 
 use super::*;
+use crate::error::Doubt;
 use crate::observe::{Absent, Observed};
+use crate::start::Start;
 
 fn late() -> SystemTime {
     SystemTime::now() + Duration::from_secs(60)
@@ -19,23 +20,23 @@ fn late() -> SystemTime {
 
 const KEY: RecallKey = RecallKey(ActionKey([7; 32]));
 
-struct World {
+struct Bench {
     place: tempfile::TempDir,
     store: Store,
     files: FileTable,
     directories: DirTable,
 }
 
-impl World {
+impl Bench {
     /// `a.c`, `a.h`, and a directory `early` that is looked into before; nothing in it.
-    fn new() -> World {
+    fn new() -> Bench {
         let place = tempfile::tempdir().unwrap();
         let at = place.path();
         fs::create_dir(at.join("early")).unwrap();
         fs::write(at.join("a.c"), "#include <a.h>").unwrap();
         fs::write(at.join("a.h"), "1").unwrap();
         let store = Store::open(StoreConfig { dir: at.join("store"), max_bytes: 1 << 30 }).unwrap();
-        World { store, files: FileTable::new(100, late), directories: DirTable::new(100, late), place }
+        Bench { store, files: FileTable::new(100, late), directories: DirTable::new(100, late), place }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -52,13 +53,16 @@ impl World {
         Inputs::gather(&observed, &self.files, late()).unwrap()
     }
 
+    fn world(&self) -> World<'_> {
+        World { files: &self.files, directories: &self.directories, variables: &|_| None, preprocessed: true }
+    }
+
     fn remember(&self, run_ms: u64) {
-        remember(&self.store, &KEY, (&self.files, &self.directories), &self.inputs(), outcome(run_ms))
-            .unwrap();
+        remember(&self.store, &KEY, &self.world(), &self.inputs(), outcome(run_ms)).unwrap();
     }
 
     fn recall(&self) -> Recalled {
-        recall(&self.store, &KEY, &self.files, &self.directories, &|_| true).unwrap().0
+        recall(&self.store, &KEY, &self.world(), &|_| true).unwrap().0
     }
 }
 
@@ -70,7 +74,7 @@ fn outcome(run_ms: u64) -> TaskOutcome {
 
 #[test]
 fn an_answer_stands_while_everything_holds() {
-    let world = World::new();
+    let world = Bench::new();
     assert_eq!(world.recall(), Recalled::Unknown);
     world.remember(1);
     assert_eq!(world.recall(), Recalled::Hit(outcome(1)));
@@ -81,7 +85,7 @@ fn an_answer_stands_while_everything_holds() {
 
 #[test]
 fn every_change_is_seen_and_told() {
-    type Case = (fn(&World), &'static str, fn(PathBuf) -> Change);
+    type Case = (fn(&Bench), &'static str, fn(PathBuf) -> Change);
     let cases: [Case; 5] = [
         (|world| fs::write(world.at("a.h"), "2").unwrap(), "a.h", Change::File),
         (|world| fs::remove_file(world.at("a.h")).unwrap(), "a.h", Change::FileGone),
@@ -90,7 +94,7 @@ fn every_change_is_seen_and_told() {
         (|world| fs::remove_dir(world.at("early")).unwrap(), "early", Change::DirectoryGone),
     ];
     for (act, name, change) in cases {
-        let world = World::new();
+        let world = Bench::new();
         world.remember(1);
         act(&world);
         assert_eq!(world.recall(), Recalled::Changed(change(world.at(name))));
@@ -100,7 +104,7 @@ fn every_change_is_seen_and_told() {
 /// gcc drops `-I` directories that are one; clang and gcc read once what is one file.
 #[test]
 fn names_that_become_one_or_two_are_seen() {
-    type Act = fn(&World);
+    type Act = fn(&Bench);
     let acts: [(&str, Act, Act); 3] = [
         (
             "a link is turned",
@@ -133,7 +137,7 @@ fn names_that_become_one_or_two_are_seen() {
         ),
     ];
     for (what, prepare, act) in acts {
-        let world = World::new();
+        let world = Bench::new();
         fs::write(world.at("b.h"), "1").unwrap();
         prepare(&world);
         let observed = Observed {
@@ -142,7 +146,7 @@ fn names_that_become_one_or_two_are_seen() {
             ..Observed::default()
         };
         let inputs = Inputs::gather(&observed, &world.files, late()).unwrap();
-        remember(&world.store, &KEY, (&world.files, &world.directories), &inputs, outcome(1)).unwrap();
+        remember(&world.store, &KEY, &world.world(), &inputs, outcome(1)).unwrap();
         assert_eq!(world.recall(), Recalled::Hit(outcome(1)), "{what}");
         act(&world);
         assert_eq!(world.recall(), Recalled::Changed(Change::Circumstances), "{what}");
@@ -151,7 +155,7 @@ fn names_that_become_one_or_two_are_seen() {
 
 #[test]
 fn earlier_states_are_remembered_too() {
-    let world = World::new();
+    let world = Bench::new();
     for i in 0..20 {
         fs::write(world.at("a.h"), format!("{i}")).unwrap();
         world.remember(i);
@@ -166,7 +170,7 @@ fn earlier_states_are_remembered_too() {
 
 #[test]
 fn the_same_inputs_have_one_entry() {
-    let world = World::new();
+    let world = Bench::new();
     world.remember(1);
     world.remember(2);
     let asked = Cell::new(0);
@@ -174,7 +178,7 @@ fn the_same_inputs_have_one_entry() {
         asked.set(asked.get() + 1);
         false
     };
-    let (recalled, _) = recall(&world.store, &KEY, &world.files, &world.directories, &unusable).unwrap();
+    let (recalled, _) = recall(&world.store, &KEY, &world.world(), &unusable).unwrap();
     assert_eq!(recalled, Recalled::Changed(Change::Unusable));
     assert_eq!(asked.get(), 1);
     assert_eq!(world.recall(), Recalled::Hit(outcome(2)));
@@ -184,7 +188,7 @@ fn the_same_inputs_have_one_entry() {
 
 #[test]
 fn damaged_manifests_are_none() {
-    let world = World::new();
+    let world = Bench::new();
     for bytes in [&b""[..], b"\x0a", b"\x0a\xff\xff\xff\xff\x0f", b"garbage", b"\x0a\x02\x08\x01"] {
         world.store.put_action(&KEY.0, bytes).unwrap();
         assert_eq!(world.recall(), Recalled::Unknown);
@@ -196,9 +200,60 @@ fn damaged_manifests_are_none() {
 #[test]
 fn files_as_new_as_the_compile_are_not_remembered() {
     use crate::Doubt;
-    let world = World::new();
+    let world = Bench::new();
     let observed = Observed { files: vec![world.at("a.c")], ..Observed::default() };
     let started = SystemTime::now() - Duration::from_secs(1);
     let doubt = Inputs::gather(&observed, &world.files, started).unwrap_err();
     assert!(matches!(doubt, Doubt::TooNew(path) if path == world.at("a.c")));
+}
+
+#[test]
+fn variables_decide_by_value_and_by_being_there() {
+    let bench = Bench::new();
+    let recalled = |list: &[(&str, &str)]| {
+        let variables =
+            |name: &OsStr| list.iter().find(|(known, _)| name == *known).map(|(_, value)| OsStr::new(*value));
+        let world = World {
+            files: &bench.files,
+            directories: &bench.directories,
+            variables: &variables,
+            preprocessed: false,
+        };
+        if bench.store.action(&KEY.0).unwrap().is_none() {
+            let mut inputs = bench.inputs();
+            inputs.note_variables(&["SET".into(), "UNSET".into(), "MAKEFLAGS".into()], &variables);
+            remember(&bench.store, &KEY, &world, &inputs, outcome(1)).unwrap();
+        }
+        recall(&bench.store, &KEY, &world, &|_| true).unwrap().0
+    };
+    assert_eq!(recalled(&[("SET", "1")]), Recalled::Hit(outcome(1)));
+    assert_eq!(recalled(&[("SET", "2")]), Recalled::Changed(Change::Variable("SET".into())));
+    assert_eq!(recalled(&[]), Recalled::Changed(Change::Variable("SET".into())));
+    assert_eq!(recalled(&[("SET", "1"), ("UNSET", "")]), Recalled::Changed(Change::Variable("UNSET".into())));
+    // A jobserver is another one in each build.
+    assert_eq!(recalled(&[("MAKEFLAGS", "-j"), ("SET", "1")]), Recalled::Hit(outcome(1)));
+}
+
+#[test]
+fn listings_decide_by_their_names() {
+    let bench = Bench::new();
+    let listed = bench.at("listed");
+    fs::create_dir(&listed).unwrap();
+    fs::write(listed.join("a"), "1").unwrap();
+    let mut inputs = bench.inputs();
+    let start = Start::from(late());
+    inputs.note_listings(std::slice::from_ref(&listed), &bench.directories, start).unwrap();
+    remember(&bench.store, &KEY, &bench.world(), &inputs, outcome(1)).unwrap();
+    assert_eq!(bench.recall(), Recalled::Hit(outcome(1)));
+    fs::write(listed.join("a"), "2").unwrap();
+    assert_eq!(bench.recall(), Recalled::Hit(outcome(1)));
+    fs::write(listed.join("b"), "").unwrap();
+    assert_eq!(bench.recall(), Recalled::Changed(Change::Listing(listed.clone())));
+    fs::remove_file(listed.join("b")).unwrap();
+    assert_eq!(bench.recall(), Recalled::Hit(outcome(1)));
+    fs::remove_dir_all(&listed).unwrap();
+    assert_eq!(bench.recall(), Recalled::Changed(Change::Listing(listed)));
+    let early = Start::from(SystemTime::now() - Duration::from_secs(60));
+    let doubt = bench.inputs().note_listings(&[bench.at("early")], &bench.directories, early);
+    assert!(matches!(doubt, Err(Doubt::TooNew(_))));
 }

@@ -91,6 +91,7 @@ impl Flags {
         let ours: &[&str] = match family {
             Family::Gcc => &["-M", "-MF", "/dev/null", "-o", "/dev/null", "-fpch-preprocess"],
             Family::Clang => &["-M", "-MF", "/dev/null", "-o", "/dev/null", "-Qunused-arguments"],
+            Family::Rustc => return Err(Unsure::Flag),
         };
         let own = args.len().checked_sub(ours.len()).ok_or(Unsure::Flag)?;
         let (args, tail) = args.split_at(own);

@@ -63,6 +63,7 @@ pub(super) fn assemble(
     let family = match parts.info.family {
         Family::Gcc => "gcc",
         Family::Clang => "clang",
+        Family::Rustc => "rustc",
     };
     let (major, minor, patch) = parts.info.version;
     field(format!("{family} {major}.{minor}.{patch} {}", parts.info.target).as_bytes());
@@ -82,6 +83,7 @@ pub(super) fn assemble(
         root: tree.finish(),
         traceable: parts.traceable,
         search_path,
+        sysroot: parts.sysroot,
         environment: library_path
             .map(|path| ("LD_LIBRARY_PATH".into(), path.to_os_string()))
             .into_iter()

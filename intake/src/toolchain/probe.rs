@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dbuild_compilers::{CompilerInfo, Family};
 
-use super::{Key, refusal};
+use super::{Key, refusal, rust};
 use crate::elf;
 use crate::error::IntakeError;
 use crate::locale;
@@ -38,6 +38,8 @@ pub(super) struct Parts {
     pub listed: Vec<PathBuf>,
     /// `LD_LIBRARY_PATH` matters.
     pub library_path: bool,
+    /// rustc's.
+    pub sysroot: Option<PathBuf>,
 }
 
 pub(super) fn probe(key: &Key) -> Result<Parts, IntakeError> {
@@ -45,6 +47,9 @@ pub(super) fn probe(key: &Key) -> Result<Parts, IntakeError> {
     let Some(driver) = elf::read(compiler)? else {
         return Err(refusal(compiler, "it is no 64-bit ELF program (a script?)"));
     };
+    if rust::is_rustc(compiler) {
+        return rust::probe(key, driver.interpreter.is_some());
+    }
     let version = ask(key, &["-v"])?;
     let text = version.stderr_text();
     let info = understand(&text).ok_or_else(|| refusal(compiler, "it is neither gcc nor clang"))?;
@@ -55,10 +60,12 @@ pub(super) fn probe(key: &Key) -> Result<Parts, IntakeError> {
         directories: Vec::new(),
         listed: Vec::new(),
         library_path: false,
+        sysroot: None,
     };
     match parts.info.family {
         Family::Gcc => gcc(key, &text, &mut parts)?,
         Family::Clang => clang(key, &text, &mut parts)?,
+        Family::Rustc => return Err(refusal(compiler, "it is rustc by another name")),
     }
     load(key, &mut parts)?;
     parts.files.extend(locale::files(&key.locale));
@@ -118,7 +125,7 @@ fn clang(key: &Key, version: &str, parts: &mut Parts) -> Result<(), IntakeError>
 }
 
 /// Adds the loader and the shared libraries of all programs and libraries.
-fn load(key: &Key, parts: &mut Parts) -> Result<(), IntakeError> {
+pub(super) fn load(key: &Key, parts: &mut Parts) -> Result<(), IntakeError> {
     let library_path = key.steered_by("LD_LIBRARY_PATH");
     let mut seen = BTreeSet::new();
     let mut libraries = BTreeSet::new();
@@ -177,7 +184,7 @@ fn understand(text: &str) -> Option<CompilerInfo> {
     })
 }
 
-fn ask(key: &Key, args: &[&str]) -> Result<Ran, IntakeError> {
+pub(super) fn ask(key: &Key, args: &[&str]) -> Result<Ran, IntakeError> {
     let args: Vec<OsString> = args.iter().map(OsString::from).collect();
     let mut env: Vec<(OsString, OsString)> = key.steering.clone();
     env.push(("LC_ALL".into(), "C".into()));
@@ -207,7 +214,7 @@ fn said(key: &Key, arg: &str) -> Result<PathBuf, IntakeError> {
     Ok(PathBuf::from(OsStr::from_bytes(ran.stdout.trim_ascii())))
 }
 
-fn children(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn children(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();

@@ -52,15 +52,14 @@ impl Case {
             .unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         let outputs: Vec<_> = outputs(&task).iter().map(|path| world.cwd().join(path)).collect();
-        let scope = Scope { toolchain: Some(&toolchain), outputs: &outputs, own: &[] };
+        let scope = Scope { toolchain: Some(&toolchain), outputs: &outputs, ..Scope::default() };
         let observed = observe::read(&file, &scope).unwrap();
         assert_eq!(observed.strays, Vec::<PathBuf>::new());
         assert_eq!(observed.programs, Vec::<PathBuf>::new());
         assert!(outputs.iter().all(|output| observed.written.contains(output)), "{observed:?}");
         let inputs = Inputs::gather(&observed, &world.files, late()).unwrap();
         let key = self.key(&toolchain.id, &task.args);
-        remember(&self.store, &key, (&world.files, &world.directories), &inputs, TaskOutcome::default())
-            .unwrap();
+        remember(&self.store, &key, &world.held(), &inputs, TaskOutcome::default()).unwrap();
         inputs
     }
 
@@ -83,7 +82,7 @@ impl Case {
         let command = words(&self.command);
         let toolchain = world.toolchain(&installed(command[0].to_str().unwrap()).unwrap()).unwrap();
         let key = self.key(&toolchain.id, &world.task(&toolchain, &command).args);
-        recall(&self.store, &key, &world.files, &world.directories, &|_| true).unwrap().0
+        recall(&self.store, &key, &world.held(), &|_| true).unwrap().0
     }
 
     fn holds(&self) {

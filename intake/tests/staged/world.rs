@@ -53,6 +53,18 @@ pub fn installed(compiler: &str) -> Option<PathBuf> {
     found
 }
 
+impl World {
+    /// What manifests of C compiles are held against.
+    pub fn held(&self) -> dbuild_intake::World<'_> {
+        dbuild_intake::World {
+            files: &self.files,
+            directories: &self.directories,
+            variables: &|_| None,
+            preprocessed: true,
+        }
+    }
+}
+
 pub struct World {
     place: tempfile::TempDir,
     pub files: Arc<FileTable>,

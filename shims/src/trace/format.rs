@@ -12,7 +12,7 @@
 //! path, `u32` length of the second path, then the two paths.
 
 /// First bytes of the file; the digit is the format's version.
-pub const MAGIC: [u8; 8] = *b"dbtrace1";
+pub const MAGIC: [u8; 8] = *b"dbtrace2";
 /// Size of the header, and offset of the first record.
 pub const HEADER: usize = 64;
 /// Offset of the capacity in the header.
@@ -45,6 +45,9 @@ pub const RENAME: u8 = 7;
 pub const UNLINK: u8 = 8;
 pub const EXEC: u8 = 9;
 pub const REALPATH: u8 = 10;
+/// The path is a variable's name.
+pub const VARIABLE: u8 = 11;
+pub const MAKE_DIRECTORY: u8 = 12;
 
 /// Results.
 pub const FOUND: u8 = 0;

@@ -21,6 +21,7 @@ fn shell(script: &str, cwd: &Path) -> Command {
         env: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
         cwd: cwd.into(),
         trace: None,
+        pass_on: false,
     }
 }
 
@@ -188,9 +189,37 @@ fn what_is_left_in_the_background_is_not_waited_for() {
 }
 
 #[test]
+fn what_is_to_be_passed_on_is_printed_before_the_end_and_captured() {
+    let bench = Bench::new();
+    let work = bench.path("work");
+    assert!(Process::new("mkfifo").arg(work.join("pipe")).status().unwrap().success());
+    // the second ends only when the first line was printed
+    let mut waiting = shell("echo first; cat pipe; echo last >&2", &work);
+    waiting.pass_on = true;
+    let run = Run { runs: vec![waiting], parallel: 1 };
+    let initiator = bench.initiator(move |talk, _| {
+        talk.send(&ToShim::Run(run.clone()));
+        let ran = talk.ran();
+        assert!(ran.printed && !ran.truncated);
+        assert_eq!((&ran.stdout[..], &ran.stderr[..]), (&b"first\nopened\n"[..], &b"last\n"[..]));
+        talk.done("", 0);
+    });
+    let mut shim = bench.gcc().stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut out = std::io::BufReader::new(shim.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "first\n");
+    std::fs::write(work.join("pipe"), "opened\n").unwrap();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "first\nopened\n");
+    assert!(shim.wait().unwrap().success());
+    drop(initiator);
+}
+
+#[test]
 fn too_much_output_is_passed_on_and_marked() {
     let bench = Bench::new();
     let (reports, printed) = run(&bench, vec![shell("head -c 9000000 /dev/zero", &bench.path("work"))], 1);
-    assert!(reports[0].truncated && reports[0].stdout.len() <= 8 << 20);
+    assert!(reports[0].truncated && reports[0].printed && reports[0].stdout.len() <= 8 << 20);
     assert_eq!(printed.len(), 9_000_000);
 }

@@ -40,6 +40,7 @@ fn a_result_that_is_there_is_not_computed_again() {
             env: call.env.clone(),
             cwd: call.cwd.clone(),
             trace: None,
+            pass_on: false,
         };
         talk.send(&ToShim::Run(Run { runs: vec![command], parallel: 1 }));
         talk.ran();

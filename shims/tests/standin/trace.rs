@@ -29,6 +29,7 @@ fn traced(bench: &Bench, argv: &[&str], capacity: u64) -> (Ran, Trace) {
         env: vec![("PATH".into(), std::env::var_os("PATH").unwrap()), ("LC_ALL".into(), "C".into())],
         cwd: bench.path("work"),
         trace: Some(file.clone()),
+        pass_on: false,
     };
     let (sender, reports) = mpsc::channel();
     let initiator = bench.initiator(move |talk, _| {
@@ -158,6 +159,37 @@ fn a_trace_that_cannot_follow_says_so() {
         let script = format!("{} execvp true", starter.display());
         let (_, trace) = traced(&bench, &["sh", "-c", &script], trace::DEFAULT_CAPACITY);
         assert!(trace.blind());
+    }
+}
+
+#[test]
+fn variables_and_directories_are_in_the_trace() {
+    if !has("python3") {
+        return;
+    }
+    let bench = Bench::new();
+    let code = "import ctypes, os\n\
+                libc = ctypes.CDLL(None)\n\
+                libc.getenv.restype = ctypes.c_char_p\n\
+                assert libc.getenv(b'LC_ALL') == b'C'\n\
+                assert libc.getenv(b'ABSENT') is None and libc.getenv(b'') is None\n\
+                os.mkdir('made'); os.rmdir('made'); os.makedirs('kept', exist_ok=True)\n\
+                os.link('kept/../one', 'two') if os.path.exists('one') else None\n";
+    bench.write("work/one", "1");
+    let (ran, trace) = traced(&bench, &["python3", "-c", code], trace::DEFAULT_CAPACITY);
+    assert_eq!(ran.status, 0, "{}", String::from_utf8_lossy(&ran.stderr));
+    let seen = seen(&trace);
+    let work = bench.path("work");
+    for name in ["LC_ALL", "ABSENT"] {
+        assert!(seen.contains(&(Kind::Variable, Outcome::Found, name.into())), "{name}: {seen:#?}");
+    }
+    for wanted in [
+        (Kind::MakeDirectory, Outcome::Found, work.join("made")),
+        (Kind::Unlink, Outcome::Found, work.join("made")),
+        (Kind::MakeDirectory, Outcome::Found, work.join("kept")),
+        (Kind::OpenWrite, Outcome::Found, work.join("two")),
+    ] {
+        assert!(seen.contains(&wanted), "{wanted:?}");
     }
 }
 

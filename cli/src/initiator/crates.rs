@@ -1,0 +1,241 @@
+//! What a watched rustc call depended on, and what it left: the part of keeping a result that is unlike a C compile.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use dbuild_compilers::CrateUnit;
+use dbuild_intake::{Doubt, Inputs, Observed, Start, Toolchain};
+
+use super::context::Context;
+
+/// Programs that a link runs: the driver that rustc calls, and what that calls. `--linker` may name another.
+const LINKERS: [&str; 18] = [
+    "as",
+    "c++",
+    "cc",
+    "clang",
+    "clang++",
+    "collect2",
+    "g++",
+    "gcc",
+    "ld",
+    "ld.bfd",
+    "ld.gold",
+    "ld.lld",
+    "ld.mold",
+    "lld",
+    "lto-wrapper",
+    "mold",
+    "rust-lld",
+    "rust-objcopy",
+];
+
+/// What the initiator's own variables say to the loader.
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+
+/// Stands among the variables for the width that messages were broken to.
+pub const WIDTH: &str = "--diagnostic-width";
+
+/// The unit with absolute paths.
+pub fn absolute(context: &Context, unit: &CrateUnit) -> CrateUnit {
+    let absolute = |path: &PathBuf| context.absolute(path);
+    CrateUnit {
+        searched: unit.searched.iter().map(absolute).collect(),
+        out_dir: absolute(&unit.out_dir),
+        ..unit.clone()
+    }
+}
+
+/// The value of a variable as this call sees it.
+pub fn variable<'c>(context: &'c Context, unit: Option<&'c CrateUnit>, name: &OsStr) -> Option<&'c OsStr> {
+    if name == WIDTH {
+        return unit?.width.as_deref();
+    }
+    let found = context.invoke.env.iter().find(|(known, _)| known == name);
+    found.map(|(_, value)| value.as_os_str())
+}
+
+/// Files that are opened and have no effect on the result: cargo's jobserver (GNU make's manual, "POSIX Jobserver
+/// Interaction"), and the files that the arguments came from.
+pub fn idle(context: &Context, unit: &CrateUnit) -> Vec<PathBuf> {
+    let mut idle = unit.argument_files.clone();
+    let flags =
+        ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS"].into_iter().filter_map(|name| context.variable(name));
+    for word in flags.flat_map(|flags| flags.as_bytes().split(|byte| *byte == b' ')) {
+        let auth = word.strip_prefix(b"--jobserver-auth=").or_else(|| word.strip_prefix(b"--jobserver-fds="));
+        let Some(auth) = auth else { continue };
+        match auth.strip_prefix(b"fifo:") {
+            Some(path) => idle.push(OsStr::from_bytes(path).into()),
+            None => {
+                let ends = auth.split(|byte| *byte == b',').map(OsStr::from_bytes);
+                idle.extend(ends.map(|end| Path::new("/dev/fd").join(end)));
+            }
+        }
+    }
+    idle
+}
+
+/// Why a crate's result is not kept.
+pub enum Objection {
+    Because(&'static str),
+    Doubt(Doubt),
+}
+
+impl From<Doubt> for Objection {
+    fn from(doubt: Doubt) -> Self {
+        Objection::Doubt(doubt)
+    }
+}
+
+impl From<std::io::Error> for Objection {
+    fn from(error: std::io::Error) -> Self {
+        Objection::Doubt(Doubt::Io(error))
+    }
+}
+
+/// Everything that a watched call depended on.
+pub fn inputs(
+    context: &Context,
+    toolchain: &Toolchain,
+    unit: &CrateUnit,
+    observed: &Observed,
+    (start, stderr): (Start, &[u8]),
+) -> Result<Inputs, Objection> {
+    let files = &context.initiator.files;
+    let mut inputs = Inputs::gather_unscanned(observed, files, start)?;
+    for path in &observed.files {
+        if path.extension() == Some(OsStr::new("so"))
+            && let Some(reach) = context.initiator.loaded.reach(path, files, toolchain)?
+        {
+            return Err(Objection::Because(reach));
+        }
+    }
+    let mut programs = Vec::new();
+    for program in &observed.programs {
+        let name = program.file_name().unwrap_or_default();
+        let called = unit.linker.as_deref().and_then(Path::file_name) == Some(name);
+        // Whatever else runs was started by a macro.
+        if !called && !LINKERS.iter().any(|known| name == *known || is_version_of(name, known)) {
+            return Err(Objection::Because("runs a program that is no linker"));
+        }
+        programs.extend(context.initiator.loaded.with(program)?.iter().cloned());
+    }
+    programs.sort();
+    programs.dedup();
+    for path in &programs {
+        inputs.add_unscanned(path, files, start)?;
+    }
+    loader_finds_no_other(context, &programs, &mut inputs)?;
+    inputs.note_listings(&observed.listed, &context.initiator.directories, start)?;
+    inputs.note_variables(&observed.variables, &|name| variable(context, Some(unit), name));
+    if !is_quiet(stderr) {
+        inputs.note_variables(&[WIDTH.into()], &|name| variable(context, Some(unit), name));
+    }
+    Ok(inputs)
+}
+
+/// `gcc-12` is a version of `gcc`, and `x86_64-linux-gnu-ld` is one for a target.
+fn is_version_of(name: &OsStr, known: &str) -> bool {
+    let name = name.as_bytes();
+    let versioned = name.strip_prefix(known.as_bytes()).is_some_and(|rest| rest.starts_with(b"-"));
+    versioned || name.strip_suffix(known.as_bytes()).is_some_and(|rest| rest.ends_with(b"-"))
+}
+
+/// The loader looks into `LD_LIBRARY_PATH` first. What is not there now must not be there later.
+fn loader_finds_no_other(
+    context: &Context,
+    programs: &[PathBuf],
+    inputs: &mut Inputs,
+) -> Result<(), Objection> {
+    if programs.is_empty() {
+        return Ok(());
+    }
+    for directory in library_path(context) {
+        if !directory.is_dir() {
+            continue;
+        }
+        for path in programs {
+            let name = path.file_name().unwrap_or_default();
+            match std::fs::metadata(directory.join(name)) {
+                Err(_) => inputs.add_absent(&directory, name),
+                Ok(there)
+                    if std::fs::metadata(path).is_ok_and(|meta| identity(&meta) == identity(&there)) => {}
+                Ok(_) => return Err(Objection::Because(OTHER_LIBRARIES)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a call is left alone.
+pub const OTHER_LIBRARIES: &str = "LD_LIBRARY_PATH leads to other libraries";
+
+/// Whether `LD_LIBRARY_PATH` would give the compiler other libraries than it was found to have.
+pub fn is_misled(context: &Context, toolchain: &Toolchain) -> bool {
+    let directories = &context.initiator.directories;
+    let mut homes: Vec<&Path> = toolchain.libraries().filter_map(Path::parent).collect();
+    homes.dedup();
+    library_path(context).any(|directory| {
+        if homes.contains(&&*directory) {
+            return false;
+        }
+        let names = toolchain.libraries().filter_map(Path::file_name);
+        let found = directories.first_present(&directory, names);
+        match found {
+            Ok(Some((_, dbuild_intake::Presence::NoDirectory)) | None) => false,
+            Ok(Some((name, _))) => !is_same(&directory.join(name), toolchain),
+            Err(_) => true,
+        }
+    })
+}
+
+/// Whether the file is one of the toolchain's by another path.
+fn is_same(path: &Path, toolchain: &Toolchain) -> bool {
+    std::fs::metadata(path)
+        .map(|meta| identity(&meta))
+        .is_ok_and(|(device, inode)| toolchain.owns(device, inode))
+}
+
+fn identity(meta: &std::fs::Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
+}
+
+fn library_path(context: &Context) -> impl Iterator<Item = PathBuf> {
+    let value: OsString = context.variable(LIBRARY_PATH).unwrap_or_default().to_owned();
+    let entries = value.as_bytes().split(|byte| matches!(byte, b':' | b';'));
+    let entries: Vec<PathBuf> =
+        entries.map(|entry| context.absolute(Path::new(OsStr::from_bytes(entry)))).collect();
+    let none = value.is_empty();
+    entries.into_iter().filter(move |_| !none)
+}
+
+/// Whether nothing was said but which files are ready: then the terminal's width says nothing, either.
+fn is_quiet(stderr: &[u8]) -> bool {
+    let mut lines = stderr.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.all(|line| line.starts_with(b"{\"$message_type\":\"artifact\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linkers_go_by_version_and_target() {
+        for (name, known) in [("gcc-12", "gcc"), ("x86_64-linux-gnu-ld", "ld"), ("ld.lld-19", "ld.lld")] {
+            assert!(is_version_of(OsStr::new(name), known), "{name}");
+        }
+        for (name, known) in [("gcov", "gcc"), ("build", "ld"), ("git", "gcc")] {
+            assert!(!is_version_of(OsStr::new(name), known), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_artifacts_are_quiet() {
+        let artifact =
+            b"{\"$message_type\":\"artifact\",\"artifact\":\"/t/libx.rmeta\",\"emit\":\"metadata\"}\n";
+        assert!(is_quiet(artifact) && is_quiet(b""));
+        assert!(!is_quiet(&[&artifact[..], b"{\"$message_type\":\"diagnostic\"}\n"].concat()));
+    }
+}

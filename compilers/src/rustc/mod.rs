@@ -1,0 +1,124 @@
+//! What rustc and clippy-driver mean by their arguments (rustc book, "Command-line Arguments", "Codegen Options").
+//!
+//! A call is one task. Its inputs are not foretold: a compile that was watched tells them. Its outputs are foretold as
+//! far as every target has them; the others are known by how their names begin.
+
+mod options;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Call, CrateUnit, Files, Language, Output, OutputKind, Plan, Reason, Task, outputs};
+use options::{Options, expand};
+
+pub(crate) fn plan(call: &Call<'_>, files: &dyn Files) -> Result<Plan, Reason> {
+    let (argv0, argv) = call.argv.split_first().ok_or(Reason::NoSources)?;
+    let (words, argument_files) = expand(argv, call.cwd, files)?;
+    // A wrapper is told the compiler that it stands for first.
+    let wraps = is_clippy(argv0) && words.first().is_some_and(|word| !is_option(word));
+    let options = Options::read(&words[usize::from(wraps)..])?;
+    if call.stderr_tty && !options.json {
+        return Err(Reason::Terminal);
+    }
+    let source = check_source(&options, call.cwd, files)?;
+    let (unit, outputs) = results(&options, &source, argument_files);
+    outputs::check(&outputs, &source, call.cwd, files)?;
+    let width = |word: &OsString| !word.as_bytes().starts_with(options::WIDTH.as_bytes());
+    let task = Task {
+        source,
+        language: Language::Rust,
+        args: words.into_iter().filter(width).collect(),
+        same_as_call: true,
+        outputs,
+        depend_args: None,
+        extra_inputs: Vec::new(),
+        distribute: Err(Reason::CratesStay),
+        cache: Ok(()),
+        needs_cpu_identity: options.native,
+        object_slot: None,
+        unit: Some(unit),
+    };
+    Ok(Plan::Tasks { tasks: vec![task], then: None })
+}
+
+fn is_clippy(argv0: &OsStr) -> bool {
+    Path::new(argv0).file_name() == Some(OsStr::new("clippy-driver"))
+}
+
+fn is_option(word: &OsStr) -> bool {
+    word.as_bytes().starts_with(b"-")
+}
+
+fn check_source(options: &Options, cwd: &Path, files: &dyn Files) -> Result<PathBuf, Reason> {
+    let source = match options.inputs.as_slice() {
+        [] => return Err(Reason::NoSources),
+        [one] if one == "-" => return Err(Reason::ReadsStdin),
+        [one] => PathBuf::from(one),
+        _ => return Err(Reason::Contradiction),
+    };
+    match files.kind(&cwd.join(&source)) {
+        Some(crate::FileKind::File) => Ok(source),
+        Some(_) => Err(Reason::SourceNotRegular),
+        None => Err(Reason::SourceMissing),
+    }
+}
+
+/// What the call writes ("Command-line Arguments", `--out-dir`, `-o`, `--emit`; "Codegen Options", `extra-filename`).
+fn results(options: &Options, source: &Path, argument_files: Vec<PathBuf>) -> (CrateUnit, Vec<Output>) {
+    let named = |name: &str| OsString::from(name);
+    let crate_name = options.crate_name.clone().unwrap_or_else(|| {
+        let stem = source.file_stem().unwrap_or_default().to_string_lossy();
+        OsString::from(stem.replace('-', "_"))
+    });
+    let (out_dir, stems) = match &options.output {
+        Some(output) => {
+            let stem = output.file_stem().unwrap_or_default().to_owned();
+            let whole = output.file_name().unwrap_or_default().to_owned();
+            (output.parent().unwrap_or(Path::new("")).to_path_buf(), vec![stem, whole])
+        }
+        None => {
+            let mut stem = crate_name;
+            stem.push(&options.extra_filename);
+            let mut library = named("lib");
+            library.push(&stem);
+            (options.out_dir.clone().unwrap_or_default(), vec![stem, library])
+        }
+    };
+    let in_out_dir = |stem: &OsStr, suffix: &str| {
+        let mut name = stem.to_owned();
+        name.push(suffix);
+        out_dir.join(name)
+    };
+    let mut outputs = Vec::new();
+    for emit in &options.emits {
+        match (&emit.path, emit.kind.as_bytes()) {
+            (Some(path), kind) => {
+                let kind = if kind == b"dep-info" { OutputKind::Depfile } else { OutputKind::Crate };
+                outputs.push(Output::possible(path.clone(), kind));
+            }
+            (None, b"dep-info") => {
+                outputs.push(Output::certain(in_out_dir(&stems[0], ".d"), OutputKind::Depfile));
+            }
+            (None, b"metadata") if options.output.is_none() => {
+                outputs.push(Output::possible(in_out_dir(&stems[1], ".rmeta"), OutputKind::Crate));
+            }
+            _ => {}
+        }
+    }
+    // The main output comes first where there is one.
+    if options.links() && options.output.is_none() && options.makes_library {
+        outputs.insert(0, Output::possible(in_out_dir(&stems[1], ".rlib"), OutputKind::Crate));
+    }
+    let unit = CrateUnit {
+        searched: options.searched.clone(),
+        out_dir,
+        stems,
+        linker: options.linker.clone(),
+        width: options.width.clone(),
+        argument_files,
+    };
+    (unit, outputs)
+}

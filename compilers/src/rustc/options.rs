@@ -1,0 +1,250 @@
+//! The options of one call, read as rustc reads them (`rustc_session::config::optgroups`, in the manner of getopts: a
+//! value stands behind `=`, directly behind a short option, or in the next word).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::{FileKind, Files, Reason};
+
+/// The option that is in no key.
+pub(super) const WIDTH: &str = "--diagnostic-width";
+
+/// Long options that take a value, and are of no further interest here.
+const VALUED: [&str; 17] = [
+    "edition",
+    "target",
+    "allow",
+    "warn",
+    "force-warn",
+    "deny",
+    "forbid",
+    "cap-lints",
+    "cfg",
+    "check-cfg",
+    "extern",
+    "sysroot",
+    "json",
+    "color",
+    "remap-path-prefix",
+    "remap-path-scope",
+    "env-set",
+];
+
+/// `-Z` options that load or run what no trace shows.
+const LOADING: [&str; 3] = ["codegen-backend", "llvm-plugins", "autodiff"];
+
+/// What a call asks for.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    pub inputs: Vec<OsString>,
+    pub crate_name: Option<OsString>,
+    pub extra_filename: OsString,
+    pub out_dir: Option<PathBuf>,
+    /// `-o`
+    pub output: Option<PathBuf>,
+    pub emits: Vec<Emit>,
+    /// `--crate-type` names a library for other crates.
+    pub makes_library: bool,
+    pub searched: Vec<PathBuf>,
+    pub linker: Option<PathBuf>,
+    pub width: Option<OsString>,
+    /// Messages are for a program.
+    pub json: bool,
+    /// Code for the very processor of this machine.
+    pub native: bool,
+}
+
+/// One kind of output, and where it goes if the call says that.
+#[derive(Debug)]
+pub(super) struct Emit {
+    pub kind: OsString,
+    pub path: Option<PathBuf>,
+}
+
+impl Options {
+    pub fn read(words: &[OsString]) -> Result<Options, Reason> {
+        let mut options = Options::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let bytes = word.as_bytes();
+            let mut next = || words.next().map(OsString::as_os_str).ok_or(Reason::MissingArgument);
+            if let Some(long) = bytes.strip_prefix(b"--") {
+                if long.is_empty() {
+                    options.inputs.extend(words.cloned());
+                    break;
+                }
+                let (name, value) = halves(long, b'=');
+                options.long(name, value, &mut next)?;
+            } else if let [b'-', letters @ ..] = bytes
+                && !letters.is_empty()
+            {
+                options.short(letters, &mut next)?;
+            } else {
+                options.inputs.push(word.clone());
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether something is linked, or put into a library: the default.
+    pub fn links(&self) -> bool {
+        self.emits.is_empty() || self.emits.iter().any(|emit| emit.kind == "link")
+    }
+
+    fn long<'w>(
+        &mut self,
+        name: &[u8],
+        value: Option<&'w [u8]>,
+        next: &mut dyn FnMut() -> Result<&'w OsStr, Reason>,
+    ) -> Result<(), Reason> {
+        let mut value = || match value {
+            Some(value) => Ok(OsStr::from_bytes(value)),
+            None => next(),
+        };
+        match name {
+            b"test" | b"verbose" => {}
+            b"help" | b"version" | b"explain" | b"print" => return Err(Reason::Query),
+            b"crate-name" => self.crate_name = Some(value()?.to_owned()),
+            b"crate-type" => self.crate_type(value()?),
+            b"emit" => self.emit(value()?)?,
+            b"out-dir" => self.out_dir = Some(value()?.into()),
+            b"codegen" => self.codegen(value()?)?,
+            b"error-format" => self.json = value()? == "json",
+            b"diagnostic-width" => self.width = Some(value()?.to_owned()),
+            name if VALUED.iter().any(|known| known.as_bytes() == name) => drop(value()?),
+            _ => return Err(unknown(b"--", name)),
+        }
+        Ok(())
+    }
+
+    /// Letters behind one dash: flags, until one takes what is left.
+    fn short<'w>(
+        &mut self,
+        letters: &'w [u8],
+        next: &mut dyn FnMut() -> Result<&'w OsStr, Reason>,
+    ) -> Result<(), Reason> {
+        for (at, letter) in letters.iter().enumerate() {
+            let rest = &letters[at + 1..];
+            let mut value = || match rest.is_empty() {
+                false => Ok(OsStr::from_bytes(rest)),
+                true => next(),
+            };
+            match letter {
+                b'g' | b'O' | b'v' => continue,
+                b'h' | b'V' => return Err(Reason::Query),
+                b'o' => self.output = Some(value()?.into()),
+                b'L' => self.search(value()?),
+                b'C' => self.codegen(value()?)?,
+                b'Z' => unstable(value()?)?,
+                b'W' | b'A' | b'D' | b'F' => {
+                    if value()? == "help" {
+                        return Err(Reason::Query);
+                    }
+                }
+                b'l' => drop(value()?),
+                letter => return Err(unknown(b"-", &[*letter])),
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn crate_type(&mut self, types: &OsStr) {
+        let mut types = types.as_bytes().split(|&byte| byte == b',');
+        self.makes_library |= types.any(|one| matches!(one, b"lib" | b"rlib"));
+    }
+
+    fn emit(&mut self, kinds: &OsStr) -> Result<(), Reason> {
+        for kind in kinds.as_bytes().split(|&byte| byte == b',') {
+            let (kind, path) = halves(kind, b'=');
+            if path == Some(b"-") {
+                return Err(Reason::WritesStdout);
+            }
+            let path = path.map(|path| PathBuf::from(OsStr::from_bytes(path)));
+            self.emits.push(Emit { kind: OsStr::from_bytes(kind).to_owned(), path });
+        }
+        Ok(())
+    }
+
+    /// `-L [KIND=]PATH`. Only crates are found by listing; native libraries are looked for by name.
+    fn search(&mut self, place: &OsStr) {
+        let bytes = place.as_bytes();
+        let path = match halves(bytes, b'=') {
+            (b"native" | b"framework", Some(_)) => return,
+            (b"dependency" | b"crate" | b"all", Some(path)) => path,
+            _ => bytes,
+        };
+        self.searched.push(OsStr::from_bytes(path).into());
+    }
+
+    fn codegen(&mut self, option: &OsStr) -> Result<(), Reason> {
+        let (name, value) = halves(option.as_bytes(), b'=');
+        let value = OsStr::from_bytes(value.unwrap_or_default());
+        match name {
+            b"help" => return Err(Reason::Query),
+            b"incremental" => return Err(Reason::Incremental),
+            b"extra-filename" => self.extra_filename = value.to_owned(),
+            b"linker" => self.linker = Some(value.into()),
+            b"target-cpu" => self.native |= value == "native",
+            b"passes" | b"llvm-args" if value.as_bytes().windows(4).any(|four| four == b"load") => {
+                return Err(Reason::LoadsCode);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn unstable(option: &OsStr) -> Result<(), Reason> {
+    let (name, _) = halves(option.as_bytes(), b'=');
+    let name = String::from_utf8_lossy(name).replace('_', "-");
+    match LOADING.contains(&name.as_str()) {
+        true => Err(Reason::LoadsCode),
+        false if name == "help" => Err(Reason::Query),
+        false => Ok(()),
+    }
+}
+
+fn unknown(dashes: &[u8], name: &[u8]) -> Reason {
+    Reason::unknown(OsStr::from_bytes(&[dashes, name].concat()))
+}
+
+/// The text before and behind the first `separator`.
+fn halves(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
+    match text.iter().position(|&byte| byte == separator) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
+}
+
+/// The words of a call without `argv[0]`, each `@path` replaced by the lines of that file, and those files. They do not
+/// nest ("Command-line Arguments", `@path`).
+pub(super) fn expand(
+    argv: &[OsString],
+    cwd: &Path,
+    files: &dyn Files,
+) -> Result<(Vec<OsString>, Vec<PathBuf>), Reason> {
+    let (mut words, mut read) = (Vec::with_capacity(argv.len()), Vec::new());
+    for word in argv {
+        let Some(name) = word.as_bytes().strip_prefix(b"@") else {
+            words.push(word.clone());
+            continue;
+        };
+        let path = cwd.join(OsStr::from_bytes(name));
+        if files.kind(&path) != Some(FileKind::File) {
+            return Err(Reason::ResponseFile);
+        }
+        let text = files.read(&path).map_err(|_| Reason::ResponseFile)?;
+        if std::str::from_utf8(&text).is_err() || text.contains(&0) {
+            return Err(Reason::ResponseFile);
+        }
+        let mut lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').collect();
+        // The last line's end is not the beginning of another.
+        lines.pop_if(|last| last.is_empty());
+        let line = |line: &[u8]| OsString::from_vec(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+        words.extend(lines.into_iter().map(line));
+        read.push(path);
+    }
+    Ok((words, read))
+}
