@@ -1,0 +1,3 @@
+pub fn line() -> u32 {
+    line!()
+}

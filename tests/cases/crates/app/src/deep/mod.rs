@@ -1,0 +1,5 @@
+pub mod inner;
+
+pub fn place() -> &'static str {
+    file!()
+}

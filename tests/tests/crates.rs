@@ -1,0 +1,249 @@
+//! The table of changes to a Rust workspace (`cases/crates.toml`): none of them may be missed by the cache.
+//!
+//! Every state of the tree is built through dbuild twice, the second time with everything in the cache, and once plain,
+//! always at the same place and from an empty target directory. `DBUILD_ROWS=word` runs the rows whose name has the word.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use dbuild_tests::{Counters, Ran, Sandbox, Skips, Snapshot, have};
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+struct Table {
+    row: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    name: String,
+    #[serde(default)]
+    write: BTreeMap<String, String>,
+    #[serde(default)]
+    replace: BTreeMap<String, [String; 2]>,
+    /// A second replacement.
+    #[serde(default)]
+    also: BTreeMap<String, [String; 2]>,
+    #[serde(default)]
+    rename: BTreeMap<String, String>,
+    #[serde(default)]
+    link: BTreeMap<String, String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default = "build")]
+    cargo: Vec<String>,
+    #[serde(default)]
+    needs: Vec<String>,
+    #[serde(default)]
+    unseen: bool,
+    #[serde(default)]
+    fails: bool,
+    /// Names that are other ones in every plain build.
+    #[serde(default)]
+    loose: Vec<String>,
+}
+
+fn build() -> Vec<String> {
+    vec!["build".to_owned()]
+}
+
+/// Cargo's own files that have another order in each build.
+const RANDOM: [&str; 2] = [".rustc_info.json", "*/.fingerprint/*/dep-*"];
+
+/// A user with a workspace.
+struct Bench {
+    sandbox: Sandbox,
+    root: PathBuf,
+}
+
+/// What a build left and said.
+struct Built {
+    ran: Ran,
+    files: Snapshot,
+    /// What the program prints, if there is one.
+    program: Option<Vec<u8>>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let mut sandbox = Sandbox::new();
+        let cargo = Path::new(env!("CARGO")).parent().unwrap();
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", cargo.display());
+        sandbox.set("PATH", path);
+        sandbox.set("CARGO_INCREMENTAL", "0");
+        sandbox.set("CARGO_NET_OFFLINE", "true");
+        let root = sandbox.root().join("work");
+        Bench { sandbox, root }
+    }
+
+    /// The workspace as it is in the table's directory.
+    fn lay_out(&self) {
+        let _ = std::fs::remove_dir_all(&self.root);
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/crates");
+        for entry in walkdir::WalkDir::new(&from) {
+            let entry = entry.unwrap();
+            let to = self.root.join(entry.path().strip_prefix(&from).unwrap());
+            match entry.file_type().is_dir() {
+                true => std::fs::create_dir_all(&to).unwrap(),
+                false => drop(std::fs::copy(entry.path(), &to).unwrap()),
+            }
+        }
+    }
+
+    /// Builds from an empty target directory.
+    fn build(&self, row: &Row, through_dbuild: bool) -> Built {
+        let _ = std::fs::remove_dir_all(self.root.join("target"));
+        self.build_on(row, through_dbuild)
+    }
+
+    fn build_on(&self, row: &Row, through_dbuild: bool) -> Built {
+        let mut words = vec!["cargo", "-q"];
+        words.extend(row.cargo.iter().map(String::as_str));
+        let mut command = match through_dbuild {
+            true => self.sandbox.dbuild_command(&self.root, &words),
+            false => self.sandbox.command(&self.root, &words),
+        };
+        for (name, value) in &row.env {
+            command.env(name, self.filled(value));
+        }
+        let ran = dbuild_tests::run_bounded(&mut command, dbuild_tests::Stdio::Files);
+        let mut exclude: Vec<&str> = RANDOM.to_vec();
+        exclude.extend(row.loose.iter().map(String::as_str));
+        let files = Snapshot::take(&self.root.join("target"), &exclude);
+        let program = ["debug/app", "release/app"].map(|name| self.root.join("target").join(name));
+        let program = program.into_iter().find(|path| path.is_file());
+        let program = program.map(|path| self.sandbox.plain(&self.root, &[path]).ok().stdout);
+        Built { ran, files, program }
+    }
+
+    fn filled(&self, text: &str) -> String {
+        text.replace("{root}", self.root.to_str().unwrap())
+    }
+
+    fn change(&self, row: &Row) {
+        let at = |name: &String| self.root.join(name);
+        for (name, [before, after]) in row.replace.iter().chain(&row.also) {
+            let text = std::fs::read_to_string(at(name)).unwrap();
+            assert!(text.contains(before), "{}: {name} has no {before:?}", row.name);
+            std::fs::write(at(name), text.replacen(before, after, 1)).unwrap();
+        }
+        let parent = |path: &Path| std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for (name, text) in &row.write {
+            parent(&at(name));
+            std::fs::write(at(name), text).unwrap();
+            if name.ends_with(".sh") {
+                std::fs::set_permissions(at(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                    .unwrap();
+            }
+        }
+        for (from, to) in &row.rename {
+            parent(&at(to));
+            std::fs::rename(at(from), at(to)).unwrap();
+        }
+        for (name, target) in &row.link {
+            std::fs::remove_file(at(name)).unwrap();
+            std::os::unix::fs::symlink(target, at(name)).unwrap();
+        }
+    }
+
+    /// The first thing that is wrong with the builds of a row.
+    fn wrong(&self, row: &Row, base: &Built) -> Option<String> {
+        self.lay_out();
+        self.change(row);
+        let first = self.build(row, true);
+        let fresh = self
+            .build_on(&Row { cargo: [&row.cargo[..], &["-v".into()]].concat(), ..plain_like(row) }, false);
+        let second = self.build(row, true);
+        let plain = self.build(row, false);
+        if row.fails == (plain.ran.code == 0) {
+            return Some(format!("the row is wrong: cargo itself ends with {}", plain.ran));
+        }
+        if !row.unseen && !row.fails && plain.files.difference(&base.files, &[]).is_none() {
+            return Some("the row is wrong: it changes nothing".to_owned());
+        }
+        let said = String::from_utf8_lossy(&fresh.ran.stderr);
+        if !row.fails && said.lines().any(|line| line.contains("Running `") || line.contains("Dirty")) {
+            return Some(format!("cargo without dbuild finds something to do: {}", fresh.ran));
+        }
+        [("new", first), ("cached", second)].iter().find_map(|(which, built)| {
+            let files = plain.files.difference(&built.files, &[]);
+            let said = plain.ran.difference_unordered(&built.ran);
+            let program =
+                (plain.program != built.program).then(|| "the program prints other things".to_owned());
+            files.or(said).or(program).map(|what| format!("{which}: {what}"))
+        })
+    }
+}
+
+/// The environment of a row, and nothing else of it.
+fn plain_like(row: &Row) -> Row {
+    Row {
+        name: row.name.clone(),
+        write: BTreeMap::new(),
+        replace: BTreeMap::new(),
+        also: BTreeMap::new(),
+        rename: BTreeMap::new(),
+        link: BTreeMap::new(),
+        env: row.env.clone(),
+        cargo: row.cargo.clone(),
+        needs: Vec::new(),
+        unseen: row.unseen,
+        fails: row.fails,
+        loose: row.loose.clone(),
+    }
+}
+
+fn rows() -> Vec<Row> {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/crates.toml")).unwrap();
+    let table: Table = toml::from_str(&text).unwrap();
+    table.row
+}
+
+fn nothing_changed() -> Row {
+    Row { unseen: true, ..toml::from_str("name = \"nothing changed\"").unwrap() }
+}
+
+/// Tasks of one build of the unchanged tree: seven crates and a C file.
+const TASKS: u64 = 8;
+
+#[test]
+fn no_change_is_missed() {
+    let skips = Skips::new("changes to crates");
+    let bench = Bench::new();
+    bench.lay_out();
+    let unchanged = nothing_changed();
+    let base = bench.build(&unchanged, true);
+    let before = bench.sandbox.counters();
+    let again = bench.build(&unchanged, true);
+    let counted: Counters = bench.sandbox.counters().since(&before);
+    assert_eq!(base.files.difference(&again.files, &[]), None);
+    assert_eq!(counted.hits_local, TASKS, "{counted:?}");
+    assert_eq!(bench.build(&unchanged, false).files.difference(&base.files, &[]), None);
+
+    let only = std::env::var("DBUILD_ROWS").unwrap_or_default();
+    let mut wrong = Vec::new();
+    for row in rows().iter().filter(|row| row.name.contains(&only)) {
+        let missing = row.needs.iter().find(|needed| !is_there(needed));
+        if let Some(missing) = missing {
+            skips.skip(&row.name, &format!("{missing} is not here"));
+            continue;
+        }
+        skips.done();
+        wrong.extend(bench.wrong(row, &base).map(|what| format!("{}: {what}", row.name)));
+    }
+    // What the changes left in the cache is no answer for the unchanged tree.
+    bench.lay_out();
+    let last = bench.build(&unchanged, true);
+    wrong.extend(base.files.difference(&last.files, &[]).map(|what| format!("in the end: {what}")));
+    assert!(wrong.is_empty(), "{} rows are wrong:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+fn is_there(needed: &str) -> bool {
+    match needed {
+        "x86_64" => cfg!(target_arch = "x86_64"),
+        "clippy-driver" => Path::new(env!("CARGO")).with_file_name("clippy-driver").is_file(),
+        other => have(other),
+    }
+}
