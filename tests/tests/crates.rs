@@ -94,20 +94,7 @@ impl Bench {
     /// Builds from an empty target directory.
     fn build(&self, row: &Row, through_dbuild: bool) -> Built {
         let _ = std::fs::remove_dir_all(self.root.join("target"));
-        self.build_on(row, through_dbuild)
-    }
-
-    fn build_on(&self, row: &Row, through_dbuild: bool) -> Built {
-        let mut words = vec!["cargo", "-q"];
-        words.extend(row.cargo.iter().map(String::as_str));
-        let mut command = match through_dbuild {
-            true => self.sandbox.dbuild_command(&self.root, &words),
-            false => self.sandbox.command(&self.root, &words),
-        };
-        for (name, value) in &row.env {
-            command.env(name, self.filled(value));
-        }
-        let ran = dbuild_tests::run_bounded(&mut command, dbuild_tests::Stdio::Files);
+        let ran = self.cargo(row, "-q", through_dbuild);
         let mut exclude: Vec<&str> = RANDOM.to_vec();
         exclude.extend(row.loose.iter().map(String::as_str));
         let files = Snapshot::take(&self.root.join("target"), &exclude);
@@ -117,8 +104,17 @@ impl Bench {
         Built { ran, files, program }
     }
 
-    fn filled(&self, text: &str) -> String {
-        text.replace("{root}", self.root.to_str().unwrap())
+    fn cargo(&self, row: &Row, option: &str, through_dbuild: bool) -> Ran {
+        let mut words = vec!["cargo", &row.cargo[0], option];
+        words.extend(row.cargo[1..].iter().map(String::as_str));
+        let mut command = match through_dbuild {
+            true => self.sandbox.dbuild_command(&self.root, &words),
+            false => self.sandbox.command(&self.root, &words),
+        };
+        for (name, value) in &row.env {
+            command.env(name, value.replace("{root}", self.root.to_str().unwrap()));
+        }
+        dbuild_tests::run_bounded(&mut command, dbuild_tests::Stdio::Files)
     }
 
     fn change(&self, row: &Row) {
@@ -152,8 +148,7 @@ impl Bench {
         self.lay_out();
         self.change(row);
         let first = self.build(row, true);
-        let fresh = self
-            .build_on(&Row { cargo: [&row.cargo[..], &["-v".into()]].concat(), ..plain_like(row) }, false);
+        let fresh = self.cargo(row, "-v", false);
         let second = self.build(row, true);
         let plain = self.build(row, false);
         if row.fails == (plain.ran.code == 0) {
@@ -162,9 +157,10 @@ impl Bench {
         if !row.unseen && !row.fails && plain.files.difference(&base.files, &[]).is_none() {
             return Some("the row is wrong: it changes nothing".to_owned());
         }
-        let said = String::from_utf8_lossy(&fresh.ran.stderr);
-        if !row.fails && said.lines().any(|line| line.contains("Running `") || line.contains("Dirty")) {
-            return Some(format!("cargo without dbuild finds something to do: {}", fresh.ran));
+        let said = String::from_utf8_lossy(&fresh.stderr);
+        let busy = said.lines().any(|line| line.contains("Running `") || line.contains("Dirty"));
+        if !row.fails && (busy || !said.contains("Fresh")) {
+            return Some(format!("cargo without dbuild finds something to do: {fresh}"));
         }
         [("new", first), ("cached", second)].iter().find_map(|(which, built)| {
             let files = plain.files.difference(&built.files, &[]);
@@ -173,24 +169,6 @@ impl Bench {
                 (plain.program != built.program).then(|| "the program prints other things".to_owned());
             files.or(said).or(program).map(|what| format!("{which}: {what}"))
         })
-    }
-}
-
-/// The environment of a row, and nothing else of it.
-fn plain_like(row: &Row) -> Row {
-    Row {
-        name: row.name.clone(),
-        write: BTreeMap::new(),
-        replace: BTreeMap::new(),
-        also: BTreeMap::new(),
-        rename: BTreeMap::new(),
-        link: BTreeMap::new(),
-        env: row.env.clone(),
-        cargo: row.cargo.clone(),
-        needs: Vec::new(),
-        unseen: row.unseen,
-        fails: row.fails,
-        loose: row.loose.clone(),
     }
 }
 
