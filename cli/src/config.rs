@@ -29,6 +29,8 @@ pub struct Config {
     pub quiet: bool,
     /// A build that does not say how many jobs it wants is told the pool's width.
     pub widen: bool,
+    /// Results of Rust compiles serve at any place; outputs then name no directory of this machine.
+    pub any_path: bool,
 }
 
 /// One configuration file. Unknown keys are errors: a misspelt setting must not be ignored in silence.
@@ -42,7 +44,22 @@ struct File {
     idle_seconds: Option<u64>,
     quiet: Option<bool>,
     widen: Option<bool>,
+    share: Option<Share>,
 }
+
+/// Where a result may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Share {
+    /// Where it is what the plain command would give there.
+    SamePath,
+    /// Anywhere: directories are mapped to fixed names in outputs.
+    AnyPath,
+}
+
+/// The variable that tells the initiator where this build's results may serve.
+pub const SHARE: &str = "DBUILD_SHARE";
+pub const ANY_PATH: &str = "any-path";
 
 /// The environment, so that tests need not change their own.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -85,6 +102,15 @@ impl Config {
         let size = text("DBUILD_CACHE_SIZE")?.or(merged.cache_size).unwrap_or_else(|| "10G".to_owned());
         let slots = number("DBUILD_LOCAL_SLOTS")?.or(merged.local_slots.map(u64::from));
         let quiet = get("DBUILD_QUIET").map(|value| value != "0").or(merged.quiet);
+        let share = match text(SHARE)?.as_deref() {
+            None => merged.share,
+            Some(ANY_PATH) => Some(Share::AnyPath),
+            Some("same-path") => Some(Share::SamePath),
+            Some(other) => {
+                let error = CliError::new(format!("{SHARE}={other} is not known"));
+                return Err(error.hint("Use same-path or any-path."));
+            }
+        };
         let widen = get("DBUILD_WIDEN").map(|value| value != "0").or(merged.widen);
         Ok(Config {
             data_dir: DataDir::new(std::path::absolute(data_dir).map_err(CliError::new)?),
@@ -94,6 +120,7 @@ impl Config {
             idle_seconds: number("DBUILD_IDLE_SECONDS")?.or(merged.idle_seconds).unwrap_or(600),
             quiet: quiet.unwrap_or(false),
             widen: widen.unwrap_or(true),
+            any_path: share == Some(Share::AnyPath),
         })
     }
 
@@ -115,6 +142,7 @@ impl File {
             idle_seconds: higher.idle_seconds.or(self.idle_seconds),
             quiet: higher.quiet.or(self.quiet),
             widen: higher.widen.or(self.widen),
+            share: higher.share.or(self.share),
         }
     }
 }
@@ -126,8 +154,9 @@ fn read(path: &Path) -> Result<Option<File>> {
         Err(error) => return Err(CliError::new(format!("failed to read {}: {error}", path.display()))),
     };
     toml::from_str(&text).map(Some).map_err(|error| {
-        CliError::new(format!("{} is not a valid configuration: {}", path.display(), error.message()))
-            .hint("Known keys: data_dir, coordinator, local_slots, cache_size, idle_seconds, quiet, widen.")
+        CliError::new(format!("{} is not a valid configuration: {}", path.display(), error.message())).hint(
+            "Known keys: data_dir, coordinator, local_slots, cache_size, idle_seconds, quiet, widen, share.",
+        )
     })
 }
 

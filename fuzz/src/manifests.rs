@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use dbuild_cache::ActionKey;
-use dbuild_intake::{DirTable, FileTable, Inputs, RecallKey, Recalled, World, recall};
+use dbuild_intake::{DirTable, FileTable, Inputs, RecallKey, Recalled, Roots, World, recall};
 use dbuild_proto::record::{
     AbsentNames, FileSeen, ListingSeen, Manifest, ManifestEntry, OutputFile, TaskOutcome, VariableSeen,
 };
@@ -23,7 +23,7 @@ pub fn manifest(bytes: &[u8]) -> bool {
             (FileTable::new(16, std::time::SystemTime::now), DirTable::new(16, std::time::SystemTime::now));
         let variables = |name: &OsStr| (name == "SET").then_some(OsStr::new("1"));
         let world =
-            World { files: &files, directories: &directories, variables: &variables, preprocessed: true };
+            World { files: &files, directories: &directories, variables: &variables, preprocessed: true, roots: Roots::none() };
         let recalled = || {
             let (recalled, earlier) = recall::recall(store, &KEY, &world, &|_| true)?;
             // What an entry says of directives may be anything.
@@ -65,7 +65,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let content = std::fs::read(FILE).unwrap_or_default();
     let blob = Some(DigestFunction::Blake3.digest(&content).into());
     let seen = |path: &str| FileSeen { path: path.to_owned().into(), blob: blob.clone(), directives: vec![7; 16].into() };
-    let output = OutputFile { path: b"/b/a.o".to_vec(), blob: blob.clone(), executable: false };
+    let output = OutputFile { path: b"/b/a.o".to_vec(), blob: blob.clone(), executable: false, masked: false };
     let good = ManifestEntry {
         files: vec![seen(FILE)],
         absent: vec![AbsentNames { directory: "/etc".into(), names: vec!["no such file".into()] }],

@@ -14,6 +14,7 @@ mod manifest;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -31,6 +32,7 @@ pub use key::{KeyParts, RecallKey};
 use crate::files::FileTable;
 use crate::inputs::Inputs;
 use crate::listings::{DirTable, Presence, gone};
+use crate::roots::Roots;
 
 /// How many different sets of inputs are remembered of one command: enough for branches that come and go.
 pub const MAX_ENTRIES: usize = 16;
@@ -44,6 +46,8 @@ pub struct World<'a> {
     pub variables: &'a dyn Fn(&OsStr) -> Option<&'a OsStr>,
     /// A preprocessor reads the inputs: to it, files of equal content may be one.
     pub preprocessed: bool,
+    /// Directories that go by their names.
+    pub roots: &'a Roots,
 }
 
 impl World<'_> {
@@ -80,6 +84,8 @@ pub enum Change {
     Variable(OsString),
     /// Other names lie in the directory.
     Listing(PathBuf),
+    /// The result names directories that are elsewhere now.
+    Elsewhere,
     /// Everything holds, but the caller could not use the outcome (its blobs were evicted).
     Unusable,
 }
@@ -95,6 +101,7 @@ impl fmt::Display for Change {
             Change::Circumstances => write!(f, "a link or directory on the way is another one"),
             Change::Variable(name) => write!(f, "the variable {} changed", name.display()),
             Change::Listing(path) => write!(f, "files came to or left {}", path.display()),
+            Change::Elsewhere => write!(f, "its result names directories of another place"),
             Change::Unusable => write!(f, "its result was evicted from the cache"),
         }
     }
@@ -143,7 +150,7 @@ pub fn remember(
         // Something is gone since the compile; it would be missed at the first recall.
         return Ok(());
     };
-    let entry = entry::entry(inputs, &circumstances, outcome);
+    let entry = entry::entry(inputs, &circumstances, outcome, world.roots);
     let before = store.action(&key.0)?.unwrap_or_default();
     let same = |old: &ManifestEntry| {
         old.files == entry.files
@@ -164,13 +171,18 @@ pub fn forget(store: &Store, key: &RecallKey) -> Result<(), CacheError> {
 }
 
 fn circumstances_of(inputs: &Inputs, world: &World) -> io::Result<[u8; 32]> {
-    let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
-    let present = inputs.directories.iter().map(PathBuf::as_path);
+    let contents = inputs.files.iter().map(|input| (Cow::Borrowed(&*input.path), input.digest));
+    let present = inputs.directories.iter().map(|path| Cow::Borrowed(&**path));
     circumstances::digest(contents, present, world)
 }
 
 /// The first difference between the world and a (checked) entry.
 fn compare(entry: &ManifestEntry, world: &World) -> Option<Change> {
+    let bound = entry.outcome.as_ref().map(|outcome| &outcome.bound[..]).unwrap_or_default();
+    if !bound.is_empty() && bound != world.roots.identity() {
+        return Some(Change::Elsewhere);
+    }
+    let path = |bytes| world.roots.unmask_path(bytes);
     for seen in &entry.variables {
         let name = OsStr::from_bytes(&seen.name);
         if value_digest((world.variables)(name)) != seen.value {
@@ -178,33 +190,34 @@ fn compare(entry: &ManifestEntry, world: &World) -> Option<Change> {
         }
     }
     for seen in &entry.files {
-        let path = path(&seen.path);
-        let Ok(digest) = world.digest(path) else { return Some(Change::FileGone(path.to_path_buf())) };
+        let Some(path) = path(&seen.path) else { return Some(Change::Elsewhere) };
+        let Ok(digest) = world.digest(&path) else { return Some(Change::FileGone(path.to_path_buf())) };
         if seen.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok()) != Some(digest) {
             return Some(Change::File(path.to_path_buf()));
         }
     }
-    if let Some(change) = places(entry, world.directories) {
+    if let Some(change) = places(entry, world.directories, world.roots) {
         return Some(change);
     }
     for seen in &entry.listings {
-        let path = path(&seen.path);
-        if !world.directories.digest_of_names(path).is_ok_and(|now| now.as_slice() == seen.names.as_ref()) {
+        let Some(path) = path(&seen.path) else { return Some(Change::Elsewhere) };
+        if !world.directories.digest_of_names(&path).is_ok_and(|now| now.as_slice() == seen.names.as_ref()) {
             return Some(Change::Listing(path.to_path_buf()));
         }
     }
     let digest = |seen: &FileSeen| Digest::try_from(seen.blob.as_ref()?).ok();
-    let contents = entry.files.iter().filter_map(|seen| Some((path(&seen.path), digest(seen)?)));
-    let present = entry.directories.iter().map(|bytes| path(bytes));
+    let contents = entry.files.iter().filter_map(|seen| Some((path(&seen.path)?, digest(seen)?)));
+    let present = entry.directories.iter().filter_map(|bytes| path(bytes));
     let circumstances = circumstances::digest(contents, present, world);
     let same = circumstances.is_ok_and(|now| now.as_slice() == entry.circumstances.as_ref());
     (!same).then_some(Change::Circumstances)
 }
 
 /// The first name that is not absent any more, or directory that is gone.
-fn places(entry: &ManifestEntry, directories: &DirTable) -> Option<Change> {
+fn places(entry: &ManifestEntry, directories: &DirTable, roots: &Roots) -> Option<Change> {
     for absent in &entry.absent {
-        let directory = path(&absent.directory);
+        let Some(directory) = roots.unmask_path(&absent.directory) else { return Some(Change::Elsewhere) };
+        let directory = &*directory;
         let names = absent.names.iter().map(|name| OsStr::from_bytes(name));
         match directories.first_present(directory, names) {
             Ok(None) => {}
@@ -217,12 +230,13 @@ fn places(entry: &ManifestEntry, directories: &DirTable) -> Option<Change> {
             Err(_) => return Some(Change::Appeared(directory.to_path_buf())),
         }
     }
-    let missing =
-        entry.directories.iter().map(|bytes| path(bytes)).find(|path| !directories.is_directory(path));
-    missing.map(|path| Change::DirectoryGone(path.to_path_buf()))
+    let mut present = entry.directories.iter().filter_map(|bytes| roots.unmask_path(bytes));
+    let missing = present.find(|path| !directories.is_directory(path));
+    missing.map(|path| Change::DirectoryGone(path.into_owned()))
 }
 
-/// What is kept of a variable's value: enough to know it again, nothing to read. Empty: not set.
+/// What is kept of a variable's value: enough to know it again, nothing to read. Empty: not set. Directories keep their
+/// paths here: who asked for the value may have made anything of it.
 fn value_digest(value: Option<&OsStr>) -> Bytes {
     let digest = |value: &OsStr| DigestFunction::Blake3.digest(value.as_bytes()).hash;
     value.map(|value| Bytes::copy_from_slice(&digest(value)[..16])).unwrap_or_default()

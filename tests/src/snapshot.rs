@@ -47,6 +47,13 @@ impl Snapshot {
         Snapshot { entries }
     }
 
+    /// What matches the pattern, and nothing else.
+    pub fn only(&self, pattern: &str) -> Snapshot {
+        let mut entries = self.entries.clone();
+        entries.retain(|path, _| matches_any(&[pattern], path));
+        Snapshot { entries }
+    }
+
     /// Files of this name pattern that are here.
     pub fn files(&self, pattern: &str) -> Vec<&Path> {
         self.entries.keys().filter(|path| matches_any(&[pattern], path)).map(PathBuf::as_path).collect()

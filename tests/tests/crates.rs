@@ -77,6 +77,11 @@ impl Bench {
         Bench { sandbox, root }
     }
 
+    /// The same user with the workspace at another place.
+    fn moves_to(&mut self, place: &str) {
+        self.root = self.sandbox.root().join(place);
+    }
+
     /// The workspace as it is in the table's directory.
     fn lay_out(&self) {
         let _ = std::fs::remove_dir_all(&self.root);
@@ -216,6 +221,60 @@ fn no_change_is_missed() {
     let last = bench.build(&unchanged, true);
     wrong.extend(base.files.difference(&last.files, &[]).map(|what| format!("in the end: {what}")));
     assert!(wrong.is_empty(), "{} rows are wrong:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// A crate that asks for the path of its place (`env!("CARGO_MANIFEST_DIR")` in the macro) is found out, and so is one
+/// that includes what the build script made; what depends on them has other inputs. The others serve anywhere.
+#[test]
+fn another_place_gets_what_it_would_make_itself() {
+    let unchanged = nothing_changed();
+    let mut bench = Bench::new();
+    bench.lay_out();
+    bench.build(&unchanged, true).ran.ok();
+    bench.moves_to("another/place");
+    bench.lay_out();
+    let there = bench.build(&unchanged, true);
+    let plain = bench.build(&unchanged, false);
+    assert_eq!(plain.files.difference(&there.files, &[]), None, "by default, the same as plain");
+    assert_eq!(plain.program, there.program);
+
+    bench.sandbox.set("DBUILD_SHARE", "any-path");
+    bench.moves_to("third");
+    bench.lay_out();
+    let first = bench.build(&unchanged, true);
+    bench.moves_to("place/of/a/fourth");
+    bench.lay_out();
+    let before = bench.sandbox.counters();
+    let second = bench.build(&unchanged, true);
+    let counted = bench.sandbox.counters().since(&before);
+    // left, right, plug and the build script.
+    assert_eq!(counted.hits_local, 4, "{counted:?}");
+    for crates in ["left", "right", "plug"] {
+        let library = format!("*/deps/lib{crates}*.rlib");
+        let one = first.files.only(&library);
+        assert_eq!(one.files("*").len(), 1);
+        assert_eq!(one.difference(&second.files.only(&library), &[]), None, "{crates}");
+    }
+    let paths: Vec<&Path> = second.files.files("*.rlib");
+    assert!(!paths.is_empty());
+    for path in paths.iter().filter(|path| !path.to_str().unwrap().contains("native")) {
+        let bytes = std::fs::read(bench.root.join("target").join(path)).unwrap();
+        let named =
+            bytes.windows(5).any(|window| window == b"third") || contains(&bytes, bench.root.as_path());
+        assert!(!named, "{path:?} names a place of this machine");
+    }
+    // As a user with an empty cache makes it there.
+    let mut other = Bench::new();
+    other.sandbox.set("DBUILD_SHARE", "any-path");
+    other.root.clone_from(&bench.root);
+    let made = other.build(&unchanged, true);
+    assert_eq!(made.files.difference(&second.files, &[]), None);
+    assert_eq!(made.program, second.program);
+}
+
+fn contains(bytes: &[u8], path: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    bytes.windows(path.len()).any(|window| window == path)
 }
 
 fn is_there(needed: &str) -> bool {

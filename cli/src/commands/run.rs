@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use dbuild_shims::{names, vars};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Config, processors};
+use crate::config::{ANY_PATH, Config, SHARE, processors};
 use crate::door::{Door, Missing, door_of, resolve, with_first, with_last};
 use crate::embedded;
 use crate::error::{CliError, Context, EXIT_CANNOT_INVOKE, EXIT_NOT_FOUND, Result};
@@ -147,6 +147,7 @@ async fn open(config: &Config, session: &str, program: &Path) -> Result<(Changes
         ("DBUILD_DATA_DIR", data.root().into()),
         ("DBUILD_LOCAL_SLOTS", config.local_slots.to_string().into()),
     ];
+    changes.extend(config.any_path.then(|| (SHARE, ANY_PATH.into())));
     changes.extend(super::up::coordinator_of(config).map(|url| (COORDINATOR, url.into())));
     if names::is_compiler(program.file_name().unwrap_or_default().as_bytes()) {
         changes.push((vars::EXEC_PATH, program.into()));

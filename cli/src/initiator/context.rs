@@ -9,7 +9,7 @@ use dbuild_shims::frame::{Command, Invoke};
 
 use super::Initiator;
 use super::slots::Slot;
-use crate::config::processors;
+use crate::config::{ANY_PATH, SHARE, processors};
 use crate::record::{Placement, TaskEnd};
 
 /// One call, and what its environment says about where its tasks may go.
@@ -20,6 +20,8 @@ pub struct Context {
     /// URL of the pool, if this build has one.
     pub coordinator: Option<String>,
     pub local_slots: u32,
+    /// The project wants results that serve at any place: outputs name no directory of this machine.
+    pub any_path: bool,
 }
 
 impl Context {
@@ -29,7 +31,8 @@ impl Context {
         let coordinator = variable("DBUILD_COORDINATOR").map(str::to_owned);
         let local_slots = variable("DBUILD_LOCAL_SLOTS").and_then(|text| text.parse().ok());
         let local_slots = local_slots.unwrap_or(initiator.config.local_slots);
-        Context { initiator, invoke, session, coordinator, local_slots }
+        let any_path = variable(SHARE) == Some(ANY_PATH);
+        Context { initiator, invoke, session, coordinator, local_slots, any_path }
     }
 
     /// A variable of the build's environment that is set and not empty.

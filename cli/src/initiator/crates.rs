@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dbuild_compilers::CrateUnit;
-use dbuild_intake::{Doubt, Inputs, Observed, Start, Toolchain};
+use dbuild_intake::{Doubt, Inputs, Observed, Roots, Start, Toolchain};
 
 use super::context::Context;
 
@@ -57,6 +57,20 @@ pub fn variable<'c>(context: &'c Context, unit: Option<&'c CrateUnit>, name: &Os
     found.map(|(_, value)| value.as_os_str())
 }
 
+/// The arguments as they are in the key: with names in the places of directories, where what comes of them cannot
+/// depend on a path without showing it. Conditions and macros can.
+pub fn masked(args: &[OsString], roots: &Roots) -> Vec<OsString> {
+    let mut is_condition = false;
+    let mut mask = |arg: &OsString| {
+        let defines = |prefix: &&str| arg.as_bytes().starts_with(prefix.as_bytes());
+        let literal = is_condition || ["--cfg", "-D", "-Wp,-D"].iter().any(defines);
+        is_condition = arg == "--cfg" || arg == "-D";
+        let masked = if literal { arg.as_bytes().into() } else { roots.mask(arg.as_bytes()) };
+        OsStr::from_bytes(&masked).to_owned()
+    };
+    args.iter().map(&mut mask).collect()
+}
+
 /// Files that are opened and have no effect on the result: cargo's jobserver (GNU make's manual, "POSIX Jobserver
 /// Interaction"), and the files that the arguments came from.
 pub fn idle(context: &Context, unit: &CrateUnit) -> Vec<PathBuf> {
@@ -95,22 +109,23 @@ impl From<std::io::Error> for Objection {
     }
 }
 
-/// Everything that a watched call depended on.
+/// Everything that a watched call depended on, and whether that may include the very path of its working directory.
 pub fn inputs(
     context: &Context,
     toolchain: &Toolchain,
     unit: &CrateUnit,
     observed: &Observed,
     (start, stderr): (Start, &[u8]),
-) -> Result<Inputs, Objection> {
+) -> Result<(Inputs, bool), Objection> {
     let files = &context.initiator.files;
     let mut inputs = Inputs::gather_unscanned(observed, files, start)?;
-    for path in &observed.files {
-        if path.extension() == Some(OsStr::new("so"))
-            && let Some(reach) = context.initiator.loaded.reach(path, files, toolchain)?
-        {
-            return Err(Objection::Because(reach));
+    let mut in_place = false;
+    for path in observed.files.iter().filter(|path| path.extension() == Some(OsStr::new("so"))) {
+        let reach = context.initiator.loaded.reach(path, files, toolchain)?;
+        if let Some(reason) = reach.beyond {
+            return Err(Objection::Because(reason));
         }
+        in_place |= reach.directory;
     }
     let mut programs = Vec::new();
     for program in &observed.programs {
@@ -133,7 +148,7 @@ pub fn inputs(
     if !is_quiet(stderr) {
         inputs.note_variables(&[WIDTH.into()], &|name| variable(context, Some(unit), name));
     }
-    Ok(inputs)
+    Ok((inputs, in_place))
 }
 
 /// `gcc-12` is a version of `gcc`, and `x86_64-linux-gnu-ld` is one for a target.

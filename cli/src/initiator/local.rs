@@ -1,13 +1,12 @@
 //! What follows a run on this machine: read the trace, keep the outputs, remember the result.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use dbuild_cache::Store;
 use dbuild_compilers::{Family, Task, scan_args};
 use dbuild_intake::observe::{self, Scope};
-use dbuild_intake::recall::remember;
 use dbuild_intake::{Doubt, Inputs, Observed};
 use dbuild_proto::Digest;
 use dbuild_proto::record::{OutputFile, TaskOutcome};
@@ -15,6 +14,7 @@ use dbuild_shims::frame::Ran;
 
 use super::context::Context;
 use super::crates;
+use super::near;
 use super::outputs::{self, IngestError};
 use super::policy;
 use super::task::{Answered, Here, Prepared, Traced};
@@ -96,12 +96,12 @@ fn keep(
         tracing::info!(strays = ?observed.strays, "a compile wrote more than was expected");
         return Err("writes a file that dbuild did not expect".into());
     }
-    let inputs = match &unit {
+    let (inputs, in_place) = match &unit {
         Some(unit) => {
             let run = (traced.started, ran.stderr.as_slice());
             crates::inputs(context, &prepared.toolchain, unit, &observed, run)?
         }
-        None => preprocessed_inputs(context, prepared, &observed, traced)?,
+        None => (preprocessed_inputs(context, prepared, &observed, traced)?, false),
     };
 
     let mut outcome = TaskOutcome {
@@ -109,6 +109,7 @@ fn keep(
         stdout: ran.stdout.clone(),
         stderr: ran.stderr.clone(),
         run_ms: ran.wall_us / 1000,
+        ..TaskOutcome::default()
     };
     for place in &places {
         let kept = ingested(store, &place.path)?;
@@ -116,17 +117,18 @@ fn keep(
         let written = |path: &Path| observed.written.iter().any(|written| written == path);
         let Some((digest, executable)) = kept.filter(|_| written(&place.path)) else { continue };
         let path = place.name.as_os_str().as_bytes().to_vec();
-        outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable });
+        outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable, masked: false });
     }
     for path in more() {
         if let Some((digest, executable)) = ingested(store, path)? {
             let path = path.as_os_str().as_bytes().to_vec();
-            outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable });
+            outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable, masked: false });
         }
     }
-    policy::complete(&places, &outcome).map_err(|_| Unkept::from("an expected output is missing"))?;
-    let variables = |name: &OsStr| crates::variable(context, prepared.task.unit.as_ref(), name);
-    remember(store, &prepared.key, &prepared.world(context, &variables), &inputs, outcome)
+    if outcome.outputs.is_empty() || policy::complete(&places, &outcome).is_err() {
+        return Err("an expected output is missing".into());
+    }
+    near::remember(context, prepared, &inputs, outcome, in_place)
         .map_err(|error| Unkept::Fault(outputs::cache_fault(&error)))
 }
 

@@ -17,6 +17,7 @@ mod outputs;
 mod policy;
 mod pool;
 mod remote;
+mod roots;
 mod slots;
 mod task;
 mod warmth;

@@ -1,13 +1,16 @@
 //! The near cache: what this machine knows of a task, and putting a hit in place. Blocks.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use dbuild_cache::CacheError;
-use dbuild_intake::recall::{Earlier, Recalled, recall};
-use dbuild_proto::Digest;
+use dbuild_cache::{CacheError, Store};
+use dbuild_compilers::OutputKind;
+use dbuild_intake::Inputs;
+use dbuild_intake::recall::{self, Earlier, Recalled};
 use dbuild_proto::record::{OutputFile, TaskOutcome};
+use dbuild_proto::{Digest, DigestFunction};
 
 use super::context::Context;
 use super::crates;
@@ -69,9 +72,12 @@ pub fn ask(context: &Context, prepared: Prepared) -> Near {
         return Near::Missed(Box::new(Missed::new(prepared)));
     };
     let damaged = store.counters().damaged;
-    let usable = |outcome: &TaskOutcome| readies(context, &prepared, outcome).is_some();
+    let reads = |text: &[u8]| prepared.roots.unmask(text).is_some();
+    let usable = |outcome: &TaskOutcome| {
+        reads(&outcome.stdout) && reads(&outcome.stderr) && readies(context, &prepared, outcome).is_some()
+    };
     let variables = |name: &OsStr| crates::variable(context, prepared.task.unit.as_ref(), name);
-    let recalled = recall(store, &prepared.key, &prepared.world(context, &variables), &usable);
+    let recalled = recall::recall(store, &prepared.key, &prepared.world(context, &variables), &usable);
     let (recalled, earlier) = match recalled {
         Ok((recalled, earlier)) => (Ok(recalled), earlier),
         Err(error) => (Err(error), None),
@@ -101,7 +107,7 @@ pub fn readies(context: &Context, prepared: &Prepared, outcome: &TaskOutcome) ->
         name.is_some_and(|name| unit.as_ref().is_some_and(|unit| unit.owns(name)))
     };
     let ready = |output: &OutputFile| {
-        let name = Path::new(OsStr::from_bytes(&output.path));
+        let name = &*prepared.roots.unmask_path(&output.path)?;
         let (path, manner) = match places.iter().find(|place| place.name == name) {
             Some(place) => (place.path.clone(), place.manner),
             None => (name.to_path_buf(), Some(Manner::Replace).filter(|_| is_crates(name))?),
@@ -113,13 +119,86 @@ pub fn readies(context: &Context, prepared: &Prepared, outcome: &TaskOutcome) ->
 }
 
 fn hit(context: &Context, prepared: &Prepared, outcome: TaskOutcome) -> Result<Answered, CacheError> {
-    let files = readies(context, prepared, &outcome).unwrap_or_default();
+    let mut files = readies(context, prepared, &outcome).unwrap_or_default();
     if let Ok(store) = &context.initiator.store {
+        for (file, output) in files.iter_mut().zip(&outcome.outputs).filter(|(_, output)| output.masked) {
+            file.digest = unmasked(store, prepared, output)?;
+        }
         outputs::place(store, &files, context.invoke.umask)?;
     }
     let mut end = prepared.end(context, Placement::HitLocal, "hit");
     end.run_ms = outcome.run_ms;
     end.outputs = files.into_iter().map(|file| file.path).collect();
     context.initiator.record(Event::Ended(Box::new(end)));
-    Ok(Answered { stdout: outcome.stdout, stderr: outcome.stderr, status: 0 })
+    let plain = |text: Vec<u8>| prepared.roots.unmask(&text).map_or_else(Vec::new, Cow::into_owned);
+    Ok(Answered { stdout: plain(outcome.stdout), stderr: plain(outcome.stderr), status: 0 })
+}
+
+/// Remembers what came of a task. Where directories go by their names, texts get these names, too, and what cannot be
+/// rewritten binds the outcome to the directories, as does `in_place`.
+pub fn remember(
+    context: &Context,
+    prepared: &Prepared,
+    inputs: &Inputs,
+    mut outcome: TaskOutcome,
+    in_place: bool,
+) -> Result<(), CacheError> {
+    let Ok(store) = &context.initiator.store else { return Ok(()) };
+    let roots = &prepared.roots;
+    if !roots.is_empty() {
+        let bound =
+            in_place || named_in_inputs(prepared, inputs) | mask(store, context, prepared, &mut outcome)?;
+        if bound {
+            outcome.bound = roots.identity();
+        }
+    }
+    let variables = |name: &OsStr| crates::variable(context, prepared.task.unit.as_ref(), name);
+    recall::remember(store, &prepared.key, &prepared.world(context, &variables), inputs, outcome)
+}
+
+/// Whether C could make anything of the paths of inputs (`__FILE__`) without showing them. rustc keeps them all.
+fn named_in_inputs(prepared: &Prepared, inputs: &Inputs) -> bool {
+    let named = |path: &Path| prepared.roots.appear_in(path.as_os_str().as_encoded_bytes());
+    prepared.task.unit.is_none() && inputs.files.iter().any(|input| named(&input.path))
+}
+
+/// Masks what can be, and says whether directories are named where it cannot.
+fn mask(
+    store: &Store,
+    context: &Context,
+    prepared: &Prepared,
+    outcome: &mut TaskOutcome,
+) -> Result<bool, CacheError> {
+    let roots = &prepared.roots;
+    let places = prepared.outputs(context);
+    let depfiles =
+        prepared.task.outputs.iter().zip(&places).filter(|(output, _)| output.kind == OutputKind::Depfile);
+    let depfiles: Vec<&OsStr> = depfiles.map(|(_, place)| place.name.as_os_str()).collect();
+    let mut named = false;
+    for output in &mut outcome.outputs {
+        let bytes = match output.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok()) {
+            Some(digest) => store.read(DigestFunction::Blake3, &digest)?,
+            None => Vec::new(),
+        };
+        if depfiles.contains(&OsStr::from_bytes(&output.path)) {
+            output.blob = Some(store.put(DigestFunction::Blake3, &roots.mask(&bytes))?.into());
+            output.masked = true;
+        } else {
+            named = named || roots.appear_in(&bytes);
+        }
+        output.path = roots.mask(&output.path).into_owned();
+    }
+    for said in [&mut outcome.stdout, &mut outcome.stderr] {
+        *said = roots.mask(said).into_owned();
+    }
+    Ok(named)
+}
+
+/// A depfile as it reads here.
+fn unmasked(store: &Store, prepared: &Prepared, output: &OutputFile) -> Result<Digest, CacheError> {
+    let digest = output.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok());
+    let digest = digest.unwrap_or_else(|| DigestFunction::Blake3.digest(b""));
+    let text = store.read(DigestFunction::Blake3, &digest)?;
+    let plain = prepared.roots.unmask(&text).unwrap_or_default();
+    store.put(DigestFunction::Blake3, &plain)
 }

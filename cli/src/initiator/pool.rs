@@ -1,6 +1,5 @@
 //! A task's way through the pool: its inputs found, its action described, the helper's answer accepted.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,17 +7,17 @@ use std::time::Duration;
 
 use dbuild_compilers::{DependStyle, Depfile, OutputKind};
 use dbuild_intake::action::{ActionRequest, BuiltAction, build, logical_directory};
-use dbuild_intake::recall::{Earlier, remember};
+use dbuild_intake::recall::Earlier;
 use dbuild_intake::{FindError, FindRequest, InputFinder, Inputs, IntakeError, verify};
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_proto::{Digest, DigestFunction};
 
 use super::context::{Context, blocking};
-use super::near::{Missed, readies};
+use super::near::{self, Missed, readies};
 use super::remote::{self, Remote};
 use super::slots::Slot;
 use super::task::{Answered, Here, OBJECT, Prepared, Verdict};
-use super::{crates, outputs, policy};
+use super::{outputs, policy};
 use crate::config::processors;
 use crate::record::{Event, Placement};
 
@@ -223,7 +222,7 @@ fn accept(
         stdout: answer.stdout,
         stderr: answer.stderr,
         run_ms: answer.run_ms,
-        outputs: Vec::new(),
+        ..TaskOutcome::default()
     };
     for (name, digest, executable) in &answer.outputs {
         // A helper may be hostile: only paths that were asked for are ever written.
@@ -235,6 +234,7 @@ fn accept(
             path: output.as_os_str().as_bytes().to_vec(),
             blob: Some((*digest).into()),
             executable: *executable,
+            masked: false,
         });
     }
     if answer.exit_code == 0 {
@@ -262,11 +262,9 @@ fn accept(
         stderr: outcome.stderr.clone(),
         status: answer.exit_code << 8,
     };
-    let variables = |name: &OsStr| crates::variable(context, prepared.task.unit.as_ref(), name);
     if answer.exit_code == 0
         && prepared.task.cache.is_ok()
-        && let Err(error) =
-            remember(store, &prepared.key, &prepared.world(context, &variables), inputs, outcome)
+        && let Err(error) = near::remember(context, prepared, inputs, outcome, false)
     {
         tracing::warn!(%error, "failed to remember a result");
     }

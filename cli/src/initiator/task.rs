@@ -3,6 +3,7 @@
 //!
 //! Finding an answer never fails: whatever goes wrong makes the task run here, with the reason.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,13 @@ use std::sync::Arc;
 use dbuild_compilers::{CrateUnit, Output, Place, Task, relevant_env};
 use dbuild_intake::action::logical_directory;
 use dbuild_intake::recall::{KeyParts, RecallKey};
-use dbuild_intake::{Start, Toolchain, World};
+use dbuild_intake::{Roots, Start, Toolchain, World};
 use dbuild_shims::frame::{Command, Ran};
 
 use super::context::Context;
 use super::crates;
 use super::outputs::{self, Manner};
+use super::roots;
 use super::slots::Slot;
 use crate::record::{Placement, TaskEnd};
 
@@ -78,6 +80,10 @@ pub struct Prepared {
     pub key: RecallKey,
     /// The key's fields, for `dbuild why`.
     pub fields: Vec<(String, String)>,
+    /// Directories that go by their names in key and records.
+    pub roots: Roots,
+    /// Arguments that come before the call's own.
+    pub more_args: Vec<OsString>,
 }
 
 /// Where an output of a task goes. Paths are absolute.
@@ -112,7 +118,7 @@ impl Here {
         let args = match (object, &task.unit) {
             (Some(object), _) => task.args_with_object(object),
             // Words from files may be too many for a command line.
-            (None, Some(_)) => context.invoke.argv.iter().skip(1).cloned().collect(),
+            (None, Some(_)) => self.prepared.crate_args(context),
             (None, None) => task.args.clone(),
         };
         if self.uncacheable.is_none() {
@@ -144,18 +150,32 @@ impl Prepared {
         if task.needs_cpu_identity {
             more.push(("processor", context.initiator.cpu().as_bytes()));
         }
+        let (roots, more_args) = match &task.unit {
+            Some(unit) => roots::of(context, unit),
+            None => (roots::of_c(context), Vec::new()),
+        };
+        let mapped = more_args.iter().map(|arg| arg.as_bytes()).collect::<Vec<_>>().join(&b' ');
+        let mapped = roots.mask(&mapped);
+        if !mapped.is_empty() {
+            more.push(("arguments for any path", &mapped));
+        }
+        let args = match roots.is_empty() {
+            true => Cow::Borrowed(&task.args),
+            false => Cow::Owned(crates::masked(&task.args, &roots)),
+        };
         let argv0 = invoke.argv.first().cloned().unwrap_or_default();
         let parts = KeyParts {
             toolchain: &toolchain.id,
             argv0: &argv0,
-            args: &task.args,
+            args: &args,
             cwd: &invoke.cwd,
             logical_cwd: logical_directory(&invoke.cwd, &invoke.env),
             env: &env,
+            roots: &roots,
             more: &more,
         };
         let (key, fields) = (parts.key(), parts.explain());
-        Prepared { toolchain, task, object, env, key, fields }
+        Prepared { toolchain, task, object, env, key, fields, roots, more_args }
     }
 
     /// The task's outputs, in its order.
@@ -177,6 +197,18 @@ impl Prepared {
         self.task.outputs.iter().filter_map(destination).collect()
     }
 
+    /// The arguments of a rustc call: its own, behind those that its own may overrule. A wrapper is told its compiler
+    /// first.
+    fn crate_args(&self, context: &Context) -> Vec<OsString> {
+        let mut args: Vec<OsString> = context.invoke.argv.iter().skip(1).cloned().collect();
+        let wraps = args.first().is_some_and(|first| {
+            Path::new(first).file_name().is_some_and(|name| name.as_bytes().starts_with(b"rustc"))
+        });
+        let at = usize::from(wraps);
+        args.splice(at..at, self.more_args.iter().cloned());
+        args
+    }
+
     /// The crate that is compiled, with absolute paths.
     pub fn unit(&self, context: &Context) -> Option<CrateUnit> {
         self.task.unit.as_ref().map(|unit| crates::absolute(context, unit))
@@ -184,7 +216,7 @@ impl Prepared {
 
     /// What its manifests are held against.
     pub fn world<'w>(
-        &self,
+        &'w self,
         context: &'w Context,
         variables: &'w dyn Fn(&OsStr) -> Option<&'w OsStr>,
     ) -> World<'w> {
@@ -194,6 +226,7 @@ impl Prepared {
             directories: &initiator.directories,
             variables,
             preprocessed: self.task.unit.is_none(),
+            roots: &self.roots,
         }
     }
 

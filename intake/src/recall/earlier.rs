@@ -1,6 +1,7 @@
 //! What a command read when it ran before, brought up to date: as long as no file's directives have changed, a new scan
 //! would find what the earlier one found.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +17,7 @@ use crate::files::{FileFacts, FileTable};
 use crate::inputs::{Input, Inputs, Role};
 use crate::listings::DirTable;
 use crate::observe::Absent;
+use crate::roots::Roots;
 
 /// The inputs of an earlier run of a command. Nothing says that they are still right.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,9 +30,10 @@ impl Earlier {
 
     /// As if `inputs` had been remembered just now. `None`: something of them is gone.
     pub fn of(inputs: &Inputs, files: &FileTable, directories: &DirTable) -> Option<Earlier> {
-        let world = World { files, directories, variables: &|_| None, preprocessed: true };
+        let world =
+            World { files, directories, variables: &|_| None, preprocessed: true, roots: Roots::none() };
         let circumstances = super::circumstances_of(inputs, &world).ok()?;
-        Some(Earlier(super::entry::entry(inputs, &circumstances, TaskOutcome::default())))
+        Some(Earlier(super::entry::entry(inputs, &circumstances, TaskOutcome::default(), Roots::none())))
     }
 
     /// The inputs as they are now, if the compile would read the same files as before. `directives` tells what a content
@@ -73,7 +76,7 @@ impl Earlier {
         inputs.mentions = mentions;
         let stands = inputs.are_scanned()
             && stand_alone(entry, &inputs, &changed)
-            && places(entry, directories).is_none()
+            && places(entry, directories, Roots::none()).is_none()
             && same_circumstances(entry, &inputs, files, directories);
         if !stands {
             return None;
@@ -111,9 +114,9 @@ fn same_circumstances(
     files: &FileTable,
     directories: &DirTable,
 ) -> bool {
-    let contents = inputs.files.iter().map(|input| (input.path.as_path(), input.digest));
-    let present = entry.directories.iter().map(|bytes| path(bytes));
-    let world = World { files, directories, variables: &|_| None, preprocessed: true };
+    let contents = inputs.files.iter().map(|input| (Cow::Borrowed(&*input.path), input.digest));
+    let present = entry.directories.iter().map(|bytes| Cow::Borrowed(path(bytes)));
+    let world = World { files, directories, variables: &|_| None, preprocessed: true, roots: Roots::none() };
     let now = circumstances::digest(contents, present, &world);
     now.is_ok_and(|now| now.as_slice() == entry.circumstances.as_ref())
 }

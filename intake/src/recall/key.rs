@@ -9,6 +9,8 @@ use std::path::Path;
 use dbuild_cache::ActionKey;
 use dbuild_proto::{Digest, DigestFunction, Hasher};
 
+use crate::roots::Roots;
+
 /// Changes when the meaning of any field does; old manifests are then never found again.
 const VERSION: &str = "dbuild recall 2";
 
@@ -26,7 +28,7 @@ pub struct KeyParts<'a> {
     pub toolchain: &'a Digest,
     /// As the build wrote it: drivers behave by it, and name themselves in messages.
     pub argv0: &'a OsStr,
-    /// `Task::args`: intermediate objects are placeholders there.
+    /// `Task::args`: intermediate objects are placeholders there, and named directories are masked already.
     pub args: &'a [OsString],
     /// Absolute.
     pub cwd: &'a Path,
@@ -34,6 +36,8 @@ pub struct KeyParts<'a> {
     pub logical_cwd: Option<&'a Path>,
     /// `relevant_env`; its order does not matter, and `PWD` in it is left to `logical_cwd`.
     pub env: &'a [(OsString, OsString)],
+    /// Directories that go by their names; the working directory may be one.
+    pub roots: &'a Roots,
     /// Whatever else decides, by name: the CPU for `-march=native`, the day for `__DATE__`.
     pub more: &'a [(&'static str, &'a [u8])],
 }
@@ -66,9 +70,9 @@ impl KeyParts<'_> {
         for argument in self.args {
             sink("argument", argument.as_encoded_bytes());
         }
-        sink("directory", self.cwd.as_os_str().as_encoded_bytes());
+        sink("directory", &self.roots.mask(self.cwd.as_os_str().as_encoded_bytes()));
         match self.logical_cwd {
-            Some(path) => sink("PWD", path.as_os_str().as_encoded_bytes()),
+            Some(path) => sink("PWD", &self.roots.mask(path.as_os_str().as_encoded_bytes())),
             None => sink("no PWD", b""),
         }
         let mut env: Vec<_> = self.env.iter().filter(|(name, _)| name != "PWD").collect();
@@ -79,6 +83,9 @@ impl KeyParts<'_> {
             pair.push(b'=');
             pair.extend_from_slice(value.as_encoded_bytes());
             sink("variable", &pair);
+        }
+        if !self.roots.is_empty() {
+            sink("named directories", &self.roots.names());
         }
         sink("more", self.more.len().to_string().as_bytes());
         for (name, value) in self.more {
@@ -110,6 +117,7 @@ mod tests {
             cwd: Path::new("/b"),
             logical_cwd: None,
             env,
+            roots: Roots::none(),
             more: &[],
         }
     }

@@ -54,7 +54,13 @@ impl Bench {
     }
 
     fn world(&self) -> World<'_> {
-        World { files: &self.files, directories: &self.directories, variables: &|_| None, preprocessed: true }
+        World {
+            files: &self.files,
+            directories: &self.directories,
+            variables: &|_| None,
+            preprocessed: true,
+            roots: Roots::none(),
+        }
     }
 
     fn remember(&self, run_ms: u64) {
@@ -68,7 +74,7 @@ impl Bench {
 
 fn outcome(run_ms: u64) -> TaskOutcome {
     let blob = Some(DigestFunction::Blake3.digest(b"object").into());
-    let object = OutputFile { path: b"/b/a.o".to_vec(), blob, executable: false };
+    let object = OutputFile { path: b"/b/a.o".to_vec(), blob, executable: false, masked: false };
     TaskOutcome { outputs: vec![object], run_ms, ..TaskOutcome::default() }
 }
 
@@ -218,6 +224,7 @@ fn variables_decide_by_value_and_by_being_there() {
             directories: &bench.directories,
             variables: &variables,
             preprocessed: false,
+            roots: Roots::none(),
         };
         if bench.store.action(&KEY.0).unwrap().is_none() {
             let mut inputs = bench.inputs();

@@ -72,6 +72,7 @@ impl Case {
             cwd: &cwd,
             logical_cwd: None,
             env: &relevant_env(dbuild_compilers::Family::Gcc, &self.world.env),
+            roots: dbuild_intake::Roots::none(),
             more: &[],
         }
         .key()

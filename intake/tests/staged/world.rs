@@ -61,6 +61,7 @@ impl World {
             directories: &self.directories,
             variables: &|_| None,
             preprocessed: true,
+            roots: dbuild_intake::Roots::none(),
         }
     }
 }
