@@ -1,6 +1,6 @@
 //! Blobs out to where a build or a sandbox needs them: copies at a path, and read-only files to link from.
-//! Also the one way in which file contents are copied here: reflink where the file system can, and always
-//! hashed.
+//! Also the one way in which file contents are copied here: reflink where the file system can, and hashed, unless
+//! this process has hashed the large file before and it has not changed since.
 
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -132,15 +132,25 @@ impl Inner {
         temp: &mut TempFile,
         blame: fn(io::Error) -> CacheError,
     ) -> Result<(), CacheError> {
+        if metadata.len() > IN_MEMORY && self.verified.knows(entry, metadata) {
+            // Hashed before, and not changed since: the kernel may copy it by itself.
+            let copied = io::copy(file.file_mut(), temp.file().file_mut()).map_err(blame)?;
+            return if copied == entry.digest.size { Ok(()) } else { self.refuse(entry, metadata) };
+        }
         match transfer(f, file, metadata.len(), temp.file(), metadata.len()) {
-            Ok(copied) if copied == entry.digest => Ok(()),
-            // Too large: it grew after it was opened, which nothing in the store does.
-            Ok(_) | Err(CopyFault::TooLarge { .. }) => {
-                self.discard(entry, metadata);
-                Err(CacheError::NotFound(entry.digest))
+            Ok(copied) if copied == entry.digest => {
+                self.verified.remember(entry, metadata);
+                Ok(())
             }
+            // Too large: it grew after it was opened, which nothing in the store does.
+            Ok(_) | Err(CopyFault::TooLarge { .. }) => self.refuse(entry, metadata),
             Err(fault) => Err(fault.into_error(CacheError::Io, blame)),
         }
+    }
+
+    fn refuse(&self, entry: &Entry, metadata: &Metadata) -> Result<(), CacheError> {
+        self.discard(entry, metadata);
+        Err(CacheError::NotFound(entry.digest))
     }
 }
 

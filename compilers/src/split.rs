@@ -35,6 +35,16 @@ pub fn analyse(call: &Call<'_>, info: &CompilerInfo, files: &dyn Files) -> Plan 
 static GCC: LazyLock<Table> = LazyLock::new(|| Table::new(&[gcc_style::ROWS, gcc::ROWS]));
 static CLANG: LazyLock<Table> = LazyLock::new(|| Table::new(&[gcc_style::ROWS, clang::ROWS]));
 
+/// Whether a call is left alone whatever its compiler turns out to be: then nothing has to be found out about it. Only
+/// rustc's are told early; C compilers share names.
+pub fn is_left_alone(call: &Call<'_>, files: &dyn Files) -> Option<Reason> {
+    let name = Path::new(call.argv.first()?).file_name()?;
+    match name == "rustc" || name == "clippy-driver" {
+        true => rustc::plan(call, files).err(),
+        false => None,
+    }
+}
+
 fn plan(call: &Call<'_>, info: &CompilerInfo, table: &Table, files: &dyn Files) -> Result<Plan, Reason> {
     let (argv0, argv) = call.argv.split_first().ok_or(Reason::NoSources)?;
     environment::refuse(info.family, call.env)?;

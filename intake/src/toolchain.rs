@@ -185,6 +185,15 @@ impl Toolchains {
         }
     }
 
+    /// Whether this compiler was met before; if not, it is from now on, and whoever is told so should ask for it.
+    pub fn is_met(&self, request: ToolchainRequest) -> bool {
+        let key = Arc::new(Key::of(&request, &self.directories));
+        let mut known = lock(&self.known);
+        let met = known.contains_key(&key);
+        known.entry(key).or_default();
+        met
+    }
+
     fn discover(&self, key: &Key) -> Result<Toolchain, IntakeError> {
         let now: SystemTime = (self.clock)();
         let parts = probe::probe(key)?;

@@ -54,6 +54,7 @@ pub async fn serve(initiator: &Initiator, stream: UnixStream) -> std::io::Result
                 Answer::Ok
             }
             Request::End { session } => {
+                initiator.keeping.settle(&session).await;
                 let (reply, tally) = oneshot::channel();
                 initiator.record(Event::SessionEnd(session, reply));
                 Answer::Tally(Box::new(tally.await.unwrap_or_default()))

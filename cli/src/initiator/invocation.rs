@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dbuild_compilers::{Call, Family, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke};
+use dbuild_compilers::{
+    Call, Family, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke, is_left_alone,
+};
 use dbuild_intake::{OnDisk, Toolchain, ToolchainRequest};
 use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Part, Run, ToShim};
 use futures_util::future::join_all;
@@ -92,7 +94,20 @@ fn plan(context: &Context) -> Planned {
         // What a compiler does then (fail, be killed, remove its object, go on) is its own affair.
         return Planned::Local("nobody takes what it prints".to_owned(), true);
     }
+    let call = Call {
+        argv: &invoke.argv,
+        cwd: &invoke.cwd,
+        env: &invoke.env,
+        umask: invoke.umask,
+        stderr_tty: invoke.stderr_tty,
+    };
     let compiler = context.absolute(&invoke.compiler_path);
+    if let Some(reason) = is_left_alone(&call, &OnDisk) {
+        if reason == Reason::Query {
+            meet(context, compiler);
+        }
+        return left_alone(&reason);
+    }
     let request = ToolchainRequest { compiler: &compiler, env: &invoke.env };
     let toolchain = match context.initiator.toolchains.get(request) {
         Ok(toolchain) => toolchain,
@@ -107,28 +122,43 @@ fn plan(context: &Context) -> Planned {
     if !toolchain.traceable {
         return Planned::Local("statically linked compiler".to_owned(), true);
     }
-    let call = Call {
-        argv: &invoke.argv,
-        cwd: &invoke.cwd,
-        env: &invoke.env,
-        umask: invoke.umask,
-        stderr_tty: invoke.stderr_tty,
-    };
     match analyse(&call, &toolchain.info, &OnDisk) {
-        // What reads or writes a pipe may wait for another compiler that waits for this slot; queries cost nothing.
-        Plan::Local(
-            reason @ (Reason::ReadsStdin
+        Plan::Local(reason) => left_alone(&reason),
+        Plan::Tasks { tasks, then } => Planned::Tasks(toolchain, tasks, then),
+    }
+}
+
+/// cargo asks rustc about itself before it starts compiles: time enough to read half a gigabyte.
+fn meet(context: &Context, compiler: PathBuf) {
+    let env = context.invoke.env.clone();
+    let request = ToolchainRequest { compiler: &compiler, env: &env };
+    if context.initiator.toolchains.is_met(request) {
+        return;
+    }
+    let initiator = context.initiator.clone();
+    let read = move || {
+        // If it is not understood, the compile that comes will say so.
+        let _ = initiator.toolchains.get(ToolchainRequest { compiler: &compiler, env: &env });
+    };
+    if let Err(error) = std::thread::Builder::new().name("toolchain".to_owned()).spawn(read) {
+        tracing::debug!(%error, "no thread for a compiler's files");
+    }
+}
+
+fn left_alone(reason: &Reason) -> Planned {
+    // What reads or writes a pipe may wait for another compiler that waits for this slot; queries cost nothing.
+    let without_slot = matches!(
+        reason,
+        Reason::ReadsStdin
             | Reason::SourceNotRegular
             | Reason::ResponseFile
             | Reason::WritesStdout
             | Reason::OutputNotRegular
             | Reason::PreprocessOnly
             | Reason::Query
-            | Reason::DryRun),
-        ) => Planned::Local(reason.to_string(), false),
-        Plan::Local(reason) => Planned::Local(reason.to_string(), true),
-        Plan::Tasks { tasks, then } => Planned::Tasks(toolchain, tasks, then),
-    }
+            | Reason::DryRun
+    );
+    Planned::Local(reason.to_string(), !without_slot)
 }
 
 /// The shim becomes the real compiler; its end of file tells us that it ended.
@@ -182,7 +212,8 @@ async fn run_tasks(context: &Arc<Context>, connection: &mut Connection, tasks: T
             }
         }
     }
-    match run_here(context, connection, here, &mut answers).await? {
+    let mut rest = Vec::new();
+    match run_here(context, connection, here, (&mut answers, &mut rest)).await? {
         Some(Started::All) => {}
         Some(Started::NotAll) => {
             return exec(context, connection, "could not be started by its stand-in", true).await;
@@ -205,7 +236,11 @@ async fn run_tasks(context: &Arc<Context>, connection: &mut Connection, tasks: T
         _ => 0,
     };
     let Some(link) = then.filter(|_| !failed) else {
-        return answer(connection, answers, status).await;
+        let sent = answer(connection, answers, status).await;
+        for work in rest {
+            blocking(work).await?;
+        }
+        return sent;
     };
     let Some(linked) = run_link(context, connection, link.args_with_objects(&objects.all())).await? else {
         return Ok(());
@@ -243,7 +278,7 @@ async fn run_here(
     context: &Arc<Context>,
     connection: &mut Connection,
     mut waiting: Vec<(usize, Here)>,
-    answers: &mut [Option<Answered>],
+    (answers, rest): (&mut [Option<Answered>], &mut Vec<Afterwards>),
 ) -> io::Result<Option<Started>> {
     let mut started = Started::All;
     while !waiting.is_empty() {
@@ -278,8 +313,24 @@ async fn run_here(
             }
             // Its processor is free; what follows is reading and hashing.
             slots.pop();
+            // A crate's build goes on when rustc has spoken; what is behind it is long.
+            let later = ran.printed.then(|| context.initiator.keeping.begin(&context.session));
             let context = context.clone();
-            answers[index] = Some(blocking(move || local::finish(&context, work, ran)).await?);
+            let finished = blocking(move || {
+                let (answered, keep) = local::finish(&context, work, ran);
+                let Some(turn) = later else {
+                    keep();
+                    return (answered, None);
+                };
+                let rest: Afterwards = Box::new(move || {
+                    keep();
+                    drop(turn);
+                });
+                (answered, Some(rest))
+            });
+            let (answered, later) = finished.await?;
+            answers[index] = Some(answered);
+            rest.extend(later);
         }
         if matches!(started, Started::NotAll) {
             break;
@@ -287,6 +338,9 @@ async fn run_here(
     }
     Ok(Some(started))
 }
+
+/// What is left to be done for the cache when a call was answered.
+type Afterwards = Box<dyn FnOnce() + Send>;
 
 /// Tasks that are about to run, by number, and the commands that run them.
 type Begun = (Vec<Option<(usize, Here)>>, Vec<Command>);

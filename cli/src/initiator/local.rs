@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dbuild_cache::Store;
-use dbuild_compilers::{Family, Task, scan_args};
+use dbuild_compilers::{CrateUnit, Family, Task, scan_args};
 use dbuild_intake::observe::{self, Scope};
-use dbuild_intake::{Doubt, Inputs, Observed};
+use dbuild_intake::{Doubt, Inputs, Observed, Signature, Start};
 use dbuild_proto::Digest;
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_shims::frame::Ran;
@@ -17,7 +18,7 @@ use super::crates;
 use super::near;
 use super::outputs::{self, IngestError};
 use super::policy;
-use super::task::{Answered, Here, Prepared, Traced};
+use super::task::{Answered, Destination, Here, Prepared, Traced};
 use crate::record::{Event, Placement};
 
 /// The exit code as a shell has it.
@@ -28,34 +29,43 @@ pub fn exit_code(status: i32) -> i32 {
     }
 }
 
-/// Ends a run on this machine: whatever happens here, the build has its outputs already.
-pub fn finish(context: &Context, here: Here, ran: Ran) -> Answered {
+/// Ends a run on this machine: whatever happens here, the build has its outputs already. What is left to be done for the
+/// cache (reading, hashing) may go on when the build does; what the run did is seen before that.
+pub fn finish(context: &Arc<Context>, here: Here, ran: Ran) -> (Answered, impl FnOnce() + Send + use<>) {
     let mut end = here.prepared.end(context, Placement::Local, &here.reason);
     end.exit_code = exit_code(ran.status);
     end.run_ms = ran.wall_us / 1000;
     end.fault = here.fault.clone();
     end.notice = here.notice.clone();
     end.miss = here.miss.clone();
-    end.uncacheable = match (&here.uncacheable, &here.traced) {
-        (Some(reason), _) => Some(reason.clone()),
-        (None, None) => Some("not traced".to_owned()),
-        _ if ran.status != 0 => Some("failed".to_owned()),
-        _ if ran.truncated => Some("printed too much".to_owned()),
-        (None, Some(traced)) => match keep(context, &here, traced, &ran, &mut end.outputs) {
-            Ok(()) => None,
-            Err(Unkept::Because(reason)) => Some(reason),
-            Err(Unkept::Fault(fault)) => {
-                end.fault.get_or_insert(fault.clone());
-                Some("a fault of the cache".to_owned())
-            }
-        },
+    let seen = match (&here.uncacheable, &here.traced) {
+        (Some(reason), _) => Err(Unkept::Because(reason.clone())),
+        (None, None) => Err("not traced".into()),
+        _ if ran.status != 0 => Err("failed".into()),
+        _ if ran.truncated => Err("printed too much".into()),
+        (None, Some(traced)) => look(context, &here, traced),
     };
     if let Some(traced) = &here.traced {
         // The scratch directory is cleared at the next start at the latest.
         let _ = std::fs::remove_file(&traced.trace);
     }
-    context.initiator.record(Event::Ended(Box::new(end)));
-    Answered::of(ran)
+    if let Ok(seen) = &seen {
+        end.outputs.extend(seen.more().cloned());
+    }
+    let said = (ran.stdout.clone(), ran.stderr.clone());
+    let context = context.clone();
+    let rest = move || {
+        end.uncacheable = match seen.and_then(|seen| keep(&context, &here, &seen, said, end.run_ms)) {
+            Ok(()) => None,
+            Err(Unkept::Because(reason)) => Some(reason),
+            Err(Unkept::Fault(fault)) => {
+                end.fault.get_or_insert(fault);
+                Some("a fault of the cache".to_owned())
+            }
+        };
+        context.initiator.record(Event::Ended(Box::new(end)));
+    };
+    (Answered::of(ran), rest)
 }
 
 /// Why a result is not remembered.
@@ -71,16 +81,35 @@ impl From<&'static str> for Unkept {
     }
 }
 
-/// Keeps a result. Outputs that were not foretold are added to `outputs`, also where nothing is kept.
-fn keep(
-    context: &Context,
-    here: &Here,
-    traced: &Traced,
-    ran: &Ran,
-    outputs: &mut Vec<PathBuf>,
-) -> Result<(), Unkept> {
+/// What a run did, taken down at once when it had ended.
+struct Seen {
+    started: Start,
+    observed: Observed,
+    places: Vec<Destination>,
+    unit: Option<CrateUnit>,
+    /// What was written, as it was then.
+    written: Vec<(PathBuf, Signature)>,
+}
+
+impl Seen {
+    /// Files that were written and had not been foretold.
+    fn more(&self) -> impl Iterator<Item = &PathBuf> {
+        let foretold = |path: &&PathBuf| self.places.iter().any(|place| place.path == **path);
+        self.observed.written.iter().filter(move |path| !foretold(path))
+    }
+
+    /// Whether the file is as the run left it.
+    fn stands(&self, path: &Path) -> bool {
+        let content = |signature: Signature| Signature { ctime: 0, ..signature };
+        let now = std::fs::metadata(path).map(|meta| content(Signature::of(&meta)));
+        let then = self.written.iter().find(|(written, _)| written == path);
+        // Another name for it (cargo links programs) changes ctime only.
+        then.is_some_and(|(_, then)| now.is_ok_and(|now| now == content(*then)))
+    }
+}
+
+fn look(context: &Context, here: &Here, traced: &Traced) -> Result<Seen, Unkept> {
     let initiator = &context.initiator;
-    let store = initiator.store.as_ref().map_err(|reason| Unkept::Fault(reason.clone()))?;
     let prepared = &here.prepared;
     let places = prepared.outputs(context);
     let declared: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
@@ -90,42 +119,45 @@ fn keep(
     let toolchain = Some(&*prepared.toolchain);
     let scope = Scope { toolchain, outputs: &declared, own: &own, idle: &idle, unit: unit.as_ref() };
     let observed = observe::read(&traced.trace, &scope).map_err(|doubt| doubted(&doubt))?;
-    let more = || observed.written.iter().filter(|path| !declared.contains(path));
-    outputs.extend(more().cloned());
     if !observed.strays.is_empty() {
         tracing::info!(strays = ?observed.strays, "a compile wrote more than was expected");
         return Err("writes a file that dbuild did not expect".into());
     }
-    let (inputs, in_place) = match &unit {
+    let signed = |path: &PathBuf| Some((path.clone(), Signature::of(&std::fs::metadata(path).ok()?)));
+    let written = observed.written.iter().filter_map(signed).collect();
+    Ok(Seen { started: traced.started, observed, places, unit, written })
+}
+
+fn keep(
+    context: &Context,
+    here: &Here,
+    seen: &Seen,
+    (stdout, stderr): (Vec<u8>, Vec<u8>),
+    run_ms: u64,
+) -> Result<(), Unkept> {
+    let store = context.initiator.store.as_ref().map_err(|reason| Unkept::Fault(reason.clone()))?;
+    let prepared = &here.prepared;
+    let Seen { started, observed, places, unit, .. } = seen;
+    let (inputs, in_place) = match unit {
         Some(unit) => {
-            let run = (traced.started, ran.stderr.as_slice());
-            crates::inputs(context, &prepared.toolchain, unit, &observed, run)?
+            crates::inputs(context, &prepared.toolchain, unit, observed, (*started, stderr.as_slice()))?
         }
-        None => (preprocessed_inputs(context, prepared, &observed, traced)?, false),
+        None => (preprocessed_inputs(context, prepared, observed, *started)?, false),
     };
 
-    let mut outcome = TaskOutcome {
-        outputs: Vec::new(),
-        stdout: ran.stdout.clone(),
-        stderr: ran.stderr.clone(),
-        run_ms: ran.wall_us / 1000,
-        ..TaskOutcome::default()
-    };
-    for place in &places {
-        let kept = ingested(store, &place.path)?;
-        // A file that was there before and that this run did not write is no output of it.
-        let written = |path: &Path| observed.written.iter().any(|written| written == path);
-        let Some((digest, executable)) = kept.filter(|_| written(&place.path)) else { continue };
-        let path = place.name.as_os_str().as_bytes().to_vec();
+    let mut outcome = TaskOutcome { stdout, stderr, run_ms, ..TaskOutcome::default() };
+    // A file that was there before and that this run did not write is no output of it.
+    let foretold = places.iter().filter(|place| observed.written.contains(&place.path));
+    let foretold = foretold.map(|place| (&place.name, &place.path));
+    for (name, path) in foretold.chain(seen.more().map(|path| (path, path))) {
+        let Some((digest, executable)) = ingested(store, path)? else { continue };
+        if !seen.stands(path) {
+            return Err("an output changed after the compile".into());
+        }
+        let path = name.as_os_str().as_bytes().to_vec();
         outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable, masked: false });
     }
-    for path in more() {
-        if let Some((digest, executable)) = ingested(store, path)? {
-            let path = path.as_os_str().as_bytes().to_vec();
-            outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable, masked: false });
-        }
-    }
-    if outcome.outputs.is_empty() || policy::complete(&places, &outcome).is_err() {
+    if outcome.outputs.is_empty() || policy::complete(places, &outcome).is_err() {
         return Err("an expected output is missing".into());
     }
     near::remember(context, prepared, &inputs, outcome, in_place)
@@ -144,15 +176,15 @@ fn preprocessed_inputs(
     context: &Context,
     prepared: &Prepared,
     observed: &Observed,
-    traced: &Traced,
+    started: Start,
 ) -> Result<Inputs, Unkept> {
     if !observed.programs.is_empty() {
         return Err("runs a program that is not the compiler's".into());
     }
     let files = &context.initiator.files;
-    let mut inputs = Inputs::gather(observed, files, traced.started).map_err(|doubt| doubted(&doubt))?;
+    let mut inputs = Inputs::gather(observed, files, started).map_err(|doubt| doubted(&doubt))?;
     for path in &prepared.task.extra_inputs {
-        let added = inputs.add(&context.absolute(path), files, traced.started);
+        let added = inputs.add(&context.absolute(path), files, started);
         added.map_err(|doubt| doubted(&doubt))?;
     }
     if policy::specs_read_environment(&prepared.task.args, &context.invoke.cwd) {

@@ -11,6 +11,7 @@ mod control;
 mod crates;
 mod front;
 mod invocation;
+mod keeping;
 mod local;
 mod near;
 mod outputs;
@@ -48,6 +49,7 @@ use crate::error::{CliError, Context, Result};
 use crate::limits::raise_files;
 use crate::paths::{DataDir, short_socket_path};
 use crate::record;
+use keeping::Keeping;
 use remote::Remote;
 use slots::Slots;
 
@@ -88,6 +90,8 @@ pub struct Initiator {
     scans: Slots,
     remotes: Mutex<HashMap<String, Remote>>,
     recorder: record::Sender,
+    /// Work for the cache that goes on behind answered calls.
+    keeping: Keeping,
     /// Identity of this machine's processor, for `-march=native`.
     cpu: OnceLock<String>,
     /// How many traces were begun.
@@ -249,6 +253,7 @@ impl Initiator {
             store,
             watch,
             loaded: Loaded::default(),
+            keeping: Keeping::default(),
             toolchains: Toolchains::new(files.clone(), directories.clone(), SystemTime::now),
             directories,
             files,

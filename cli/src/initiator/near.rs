@@ -177,7 +177,8 @@ fn mask(
     let mut named = false;
     for output in &mut outcome.outputs {
         let bytes = match output.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok()) {
-            Some(digest) => store.read(DigestFunction::Blake3, &digest)?,
+            // The store has hashed it then, which the next hit need not do again.
+            Some(digest) => std::fs::read(store.linkable(DigestFunction::Blake3, &digest, false)?)?,
             None => Vec::new(),
         };
         if depfiles.contains(&OsStr::from_bytes(&output.path)) {

@@ -1,7 +1,9 @@
 //! From the names of a compiler's files to a [`Toolchain`]: hash them, lay them out, name the whole.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use dbuild_compilers::Family;
@@ -10,7 +12,7 @@ use dbuild_proto::Hasher;
 use super::probe::Parts;
 use super::{Key, Seen, Toolchain, inode};
 use crate::error::IntakeError;
-use crate::files::{FileTable, Signature};
+use crate::files::{FileFacts, FileTable, Signature};
 use crate::layout::{Disk, InputRoot};
 
 /// Changes when the meaning of the identity does.
@@ -30,8 +32,8 @@ pub(super) fn assemble(
     let mut seen = Vec::with_capacity(files.len());
     let mut inodes = HashSet::new();
     let mut settled = true;
-    for path in &files {
-        let facts = table.unscanned(path)?;
+    for (path, facts) in files.iter().zip(hashed(&files, table)) {
+        let facts = facts?;
         let (real, _) = tree.add_path(path, &Disk)?;
         tree.add_file(&real, facts.digest, facts.executable)?;
         by_real_path.insert(real, (facts.digest, facts.executable));
@@ -93,6 +95,33 @@ pub(super) fn assemble(
         listings,
         settled,
     })
+}
+
+/// The facts of all files, in their order. rustc has half a gigabyte of them, and a build waits: every processor hashes.
+fn hashed(files: &[PathBuf], table: &FileTable) -> Vec<io::Result<FileFacts>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut mine = Vec::new();
+        while let Some((at, path)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, files.get(at)?)))
+        {
+            mine.push((at, table.unscanned(path)));
+        }
+        mine
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len());
+    let mut all: Vec<(usize, io::Result<FileFacts>)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        // A thread that panicked has left a place that is missing below.
+        all.extend(others.into_iter().flat_map(|other| other.join().unwrap_or_default()));
+        all
+    });
+    all.sort_unstable_by_key(|(at, _)| *at);
+    if all.len() != files.len() {
+        return vec![Err(io::Error::other("a thread that hashed the compiler's files failed"))];
+    }
+    all.into_iter().map(|(_, facts)| facts).collect()
 }
 
 /// The driver's directory first: a bare `argv[0]` must lead to it and to nothing else of that name.

@@ -1,0 +1,118 @@
+//! Real Rust programs, byte for byte: each is built plain, through dbuild with an empty and with a full cache, at a
+//! second place, and with a pool there; every library, program and depfile must be the plain one.
+
+// A test that cannot set up its world ends there; the message of the panic is the report.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use dbuild_tests::{
+    Counters, Sandbox, Skips, Snapshot, TestCluster, namespaces_work, project::unpack_program,
+};
+
+/// Cargo's own files that have another order in each build.
+const RANDOM: [&str; 2] = [".rustc_info.json", "*/.fingerprint/*/dep-*"];
+
+/// A workspace of ten crates and some thirty from the registry.
+#[test]
+fn ripgrep() {
+    build("ripgrep", &["--version"]);
+}
+
+/// A server on tokio, with procedural macros.
+#[test]
+fn mini_redis() {
+    build("mini-redis", &[]);
+}
+
+fn build(program: &str, run: &[&str]) {
+    let skips = Skips::new(program);
+    let mut sandbox = Sandbox::new();
+    let cargo = Path::new(env!("CARGO")).parent().unwrap();
+    sandbox.set("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", cargo.display()));
+    sandbox.set("CARGO_HOME", cargo_home());
+    sandbox.set("CARGO_INCREMENTAL", "0");
+
+    let here = sandbox.root().join("here");
+    unpack_program(program, &here);
+    let plain = Built::of(&sandbox, &here, false);
+    let cold = Built::of(&sandbox, &here, true);
+    assert_eq!(plain.files.difference(&cold.files, &[]), None, "cold");
+    let warm = Built::of(&sandbox, &here, true);
+    assert_eq!(plain.files.difference(&warm.files, &[]), None, "warm");
+    warm.answers(85);
+    runs(&sandbox, &here, run);
+
+    let there = sandbox.root().join("another/place");
+    unpack_program(program, &there);
+    let elsewhere = Built::of(&sandbox, &there, true);
+    let plain = Built::of(&sandbox, &there, false);
+    assert_eq!(plain.files.difference(&elsewhere.files, &[]), None, "elsewhere");
+    elsewhere.answers(70);
+
+    sandbox.set("DBUILD_SHARE", "any-path");
+    Built::of(&sandbox, &here, true);
+    let anywhere = Built::of(&sandbox, &there, true);
+    anywhere.answers(85);
+    runs(&sandbox, &there, run);
+    skips.done();
+
+    if !namespaces_work() {
+        skips.skip("with a pool", "user namespaces do not work here");
+        return;
+    }
+    let cluster = TestCluster::start(2);
+    let mut pooled = Sandbox::of(&cluster);
+    pooled.set("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", cargo.display()));
+    pooled.set("CARGO_HOME", cargo_home());
+    pooled.set("CARGO_INCREMENTAL", "0");
+    let with_pool = Built::of(&pooled, &there, true);
+    assert_eq!(plain.files.difference(&with_pool.files, &[]), None, "with a pool");
+    skips.done();
+}
+
+/// Where the registry's crates are: fetching them again for each test would take its time.
+fn cargo_home() -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".cargo"))
+}
+
+struct Built {
+    files: Snapshot,
+    counted: Counters,
+}
+
+impl Built {
+    fn of(sandbox: &Sandbox, place: &Path, through_dbuild: bool) -> Built {
+        let _ = std::fs::remove_dir_all(place.join("target"));
+        let before = sandbox.counters();
+        let words = ["cargo", "build", "--quiet"];
+        match through_dbuild {
+            true => sandbox.dbuild(place, &words).ok(),
+            false => sandbox.plain(place, &words).ok(),
+        };
+        let counted = sandbox.counters().since(&before);
+        Built { files: Snapshot::take(&place.join("target"), &RANDOM), counted }
+    }
+
+    /// At least so many of a hundred compiles were answered from the cache; what asks rustc about itself, and what
+    /// build scripts try in vain, is no compile.
+    fn answers(&self, percent: u64) {
+        let Counters { tasks, hits_local, reasons, errors, .. } = &self.counted;
+        let queries: u64 = ["asks the compiler about itself", "reads stdin"]
+            .iter()
+            .filter_map(|reason| reasons.get(*reason))
+            .sum();
+        let compiles = tasks - queries - errors;
+        assert!(hits_local * 100 >= compiles * percent, "{:?}", self.counted);
+    }
+}
+
+fn runs(sandbox: &Sandbox, place: &Path, args: &[&str]) {
+    if args.is_empty() {
+        return;
+    }
+    let mut words = vec![place.join("target/debug/rg").into_os_string()];
+    words.extend(args.iter().map(Into::into));
+    assert!(!sandbox.plain(place, &words).ok().stdout.is_empty());
+}
