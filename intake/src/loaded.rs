@@ -60,16 +60,7 @@ type Mapped = Arc<[PathBuf]>;
 #[derive(Default)]
 pub struct Loaded {
     programs: Mutex<HashMap<PathBuf, (Signature, Mapped)>>,
-    macros: Mutex<HashMap<[u8; 32], Reach>>,
-}
-
-/// What the code of a file can reach that rustc loads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reach {
-    /// Why no result of it must be kept. The reason is stable and names no file.
-    pub beyond: Option<&'static str>,
-    /// It can ask for the working directory, and make anything of its path.
-    pub directory: bool,
+    macros: Mutex<HashMap<[u8; 32], Option<&'static str>>>,
 }
 
 impl Loaded {
@@ -103,11 +94,17 @@ impl Loaded {
         Ok(files)
     }
 
-    /// What a procedural macro can reach; nothing for any other file.
+    /// Why the result of a compile that loaded the file at `path` must not be kept: it is a procedural macro, and its
+    /// code can reach what is in no manifest. The reason is stable and names no file.
     ///
     /// # Errors
     /// When the file cannot be read as what it seems to be.
-    pub fn reach(&self, path: &Path, files: &FileTable, toolchain: &Toolchain) -> io::Result<Reach> {
+    pub fn reach(
+        &self,
+        path: &Path,
+        files: &FileTable,
+        toolchain: &Toolchain,
+    ) -> io::Result<Option<&'static str>> {
         let digest = files.unscanned(path)?.digest.hash;
         if let Some(known) = lock(&self.macros).get(&digest) {
             return Ok(*known);
@@ -153,11 +150,11 @@ fn interpreter(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(name.map(|name| PathBuf::from(OsStr::from_bytes(name))))
 }
 
-fn judge(path: &Path, toolchain: &Toolchain) -> io::Result<Reach> {
+fn judge(path: &Path, toolchain: &Toolchain) -> io::Result<Option<&'static str>> {
     let damaged = |error: object::Error| io::Error::other(format!("{}: {error}", path.display()));
     if elf::read(path)?.is_none() {
         // A linker's script.
-        return Ok(Reach::default());
+        return Ok(None);
     }
     let cache = ReadCache::new(fs_err::File::open(path)?);
     let file = object::File::parse(&cache).map_err(damaged)?;
@@ -170,15 +167,13 @@ fn judge(path: &Path, toolchain: &Toolchain) -> io::Result<Reach> {
         }
     }
     if !is_macro {
-        return Ok(Reach::default());
+        return Ok(None);
     }
     let asks = |names: &[&str]| names.iter().any(|name| asked.contains(&name.as_bytes()));
-    let directory = asks(&["getcwd", "get_current_dir_name", "realpath"]);
     if let Some((reason, _)) = REACHES.iter().find(|(_, names)| asks(names)) {
-        return Ok(Reach { beyond: Some(reason), directory });
+        return Ok(Some(reason));
     }
     let known = |library: &OsStr| toolchain.libraries().any(|path| path.file_name() == Some(library));
     let needs = elf::needed(path)?;
-    let beyond = needs.iter().any(|library| !known(library)).then_some(LOADS);
-    Ok(Reach { beyond, directory })
+    Ok(needs.iter().any(|library| !known(library)).then_some(LOADS))
 }

@@ -109,23 +109,20 @@ impl From<std::io::Error> for Objection {
     }
 }
 
-/// Everything that a watched call depended on, and whether that may include the very path of its working directory.
+/// Everything that a watched call depended on.
 pub fn inputs(
     context: &Context,
     toolchain: &Toolchain,
     unit: &CrateUnit,
     observed: &Observed,
     (start, stderr): (Start, &[u8]),
-) -> Result<(Inputs, bool), Objection> {
+) -> Result<Inputs, Objection> {
     let files = &context.initiator.files;
     let mut inputs = Inputs::gather_unscanned(observed, files, start)?;
-    let mut in_place = false;
     for path in observed.files.iter().filter(|path| path.extension() == Some(OsStr::new("so"))) {
-        let reach = context.initiator.loaded.reach(path, files, toolchain)?;
-        if let Some(reason) = reach.beyond {
-            return Err(Objection::Because(reason));
+        if let Some(reach) = context.initiator.loaded.reach(path, files, toolchain)? {
+            return Err(Objection::Because(reach));
         }
-        in_place |= reach.directory;
     }
     let mut programs = Vec::new();
     for program in &observed.programs {
@@ -148,7 +145,7 @@ pub fn inputs(
     if !is_quiet(stderr) {
         inputs.note_variables(&[WIDTH.into()], &|name| variable(context, Some(unit), name));
     }
-    Ok((inputs, in_place))
+    Ok(inputs)
 }
 
 /// `gcc-12` is a version of `gcc`, and `x86_64-linux-gnu-ld` is one for a target.

@@ -138,11 +138,11 @@ fn keep(
     let store = context.initiator.store.as_ref().map_err(|reason| Unkept::Fault(reason.clone()))?;
     let prepared = &here.prepared;
     let Seen { started, observed, places, unit, .. } = seen;
-    let (inputs, in_place) = match unit {
+    let inputs = match unit {
         Some(unit) => {
             crates::inputs(context, &prepared.toolchain, unit, observed, (*started, stderr.as_slice()))?
         }
-        None => (preprocessed_inputs(context, prepared, observed, *started)?, false),
+        None => preprocessed_inputs(context, prepared, observed, *started)?,
     };
 
     let mut outcome = TaskOutcome { stdout, stderr, run_ms, ..TaskOutcome::default() };
@@ -160,7 +160,7 @@ fn keep(
     if outcome.outputs.is_empty() || policy::complete(places, &outcome).is_err() {
         return Err("an expected output is missing".into());
     }
-    near::remember(context, prepared, &inputs, outcome, in_place)
+    near::remember(context, prepared, &inputs, outcome)
         .map_err(|error| Unkept::Fault(outputs::cache_fault(&error)))
 }
 

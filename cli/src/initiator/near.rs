@@ -135,19 +135,17 @@ fn hit(context: &Context, prepared: &Prepared, outcome: TaskOutcome) -> Result<A
 }
 
 /// Remembers what came of a task. Where directories go by their names, texts get these names, too, and what cannot be
-/// rewritten binds the outcome to the directories, as does `in_place`.
+/// rewritten binds the outcome to the directories.
 pub fn remember(
     context: &Context,
     prepared: &Prepared,
     inputs: &Inputs,
     mut outcome: TaskOutcome,
-    in_place: bool,
 ) -> Result<(), CacheError> {
     let Ok(store) = &context.initiator.store else { return Ok(()) };
     let roots = &prepared.roots;
     if !roots.is_empty() {
-        let bound =
-            in_place || named_in_inputs(prepared, inputs) | mask(store, context, prepared, &mut outcome)?;
+        let bound = mask(store, context, prepared, &mut outcome)? || named_in_inputs(prepared, inputs);
         if bound {
             outcome.bound = roots.identity();
         }

@@ -264,7 +264,7 @@ fn accept(
     };
     if answer.exit_code == 0
         && prepared.task.cache.is_ok()
-        && let Err(error) = near::remember(context, prepared, inputs, outcome, false)
+        && let Err(error) = near::remember(context, prepared, inputs, outcome)
     {
         tracing::warn!(%error, "failed to remember a result");
     }
