@@ -6,6 +6,7 @@
 //! read: a file that is written twice within the grain of its time stamps would otherwise keep its old digest.
 //! This module knows nothing of compilers but [`dbuild_compilers::scan`].
 
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -332,6 +333,10 @@ impl<K: Hash + Eq + Clone, V> Generations<K, V> {
         }
         self.old.remove(&key);
         self.young.insert(key, value);
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.young.values().chain(self.old.values())
     }
 
     pub(crate) fn len(&self) -> usize {

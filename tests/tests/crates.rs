@@ -275,6 +275,46 @@ fn another_place_gets_what_it_would_make_itself() {
     assert_eq!(made.program, second.program);
 }
 
+/// `rust-toolchain.toml` switches compilers behind one name: cargo and rustc are rustup's proxies then.
+#[test]
+fn a_toolchain_is_chosen_by_a_file() {
+    let skips = Skips::new("toolchains by file");
+    let bin = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo/bin")).unwrap_or_default();
+    let listed = std::process::Command::new(bin.join("rustup")).args(["toolchain", "list", "-q"]).output();
+    let listed =
+        listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let nightly = listed.lines().find(|name| name.starts_with("nightly"));
+    let stable = listed.lines().find(|name| name.starts_with("stable"));
+    let (Some(stable), Some(nightly)) = (stable, nightly) else {
+        skips.skip("stable and nightly", "rustup does not have both here");
+        return;
+    };
+    let mut bench = Bench::new();
+    bench.sandbox.set("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()));
+    let homes = [("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")];
+    for (variable, directory) in homes {
+        let home = std::env::var_os(variable).map(PathBuf::from);
+        let usual = || Path::new(&std::env::var_os("HOME").unwrap()).join(directory);
+        bench.sandbox.set(variable, home.unwrap_or_else(usual));
+    }
+    bench.lay_out();
+    let unchanged = nothing_changed();
+    let with = |channel: &str, through_dbuild: bool| {
+        let text = format!("[toolchain]\nchannel = \"{channel}\"\n");
+        std::fs::write(bench.root.join("rust-toolchain.toml"), text).unwrap();
+        let built = bench.build(&unchanged, through_dbuild);
+        assert_eq!(built.ran.code, 0, "{}", built.ran);
+        built
+    };
+    let first = with(stable, true);
+    let second = with(nightly, true);
+    let plain = with(nightly, false);
+    assert!(first.files.difference(&plain.files, &[]).is_some(), "{stable} and {nightly} are the same");
+    assert_eq!(plain.files.difference(&second.files, &[]), None);
+    assert_eq!(first.files.difference(&with(stable, true).files, &[]), None);
+    skips.done();
+}
+
 fn contains(bytes: &[u8], path: &Path) -> bool {
     let path = path.as_os_str().as_encoded_bytes();
     bytes.windows(path.len()).any(|window| window == path)

@@ -139,6 +139,7 @@ fn meet(context: &Context, compiler: PathBuf) {
     let read = move || {
         // If it is not understood, the compile that comes will say so.
         let _ = initiator.toolchains.get(ToolchainRequest { compiler: &compiler, env: &env });
+        initiator.leave_known_files();
     };
     if let Err(error) = std::thread::Builder::new().name("toolchain".to_owned()).spawn(read) {
         tracing::debug!(%error, "no thread for a compiler's files");

@@ -170,6 +170,7 @@ async fn serve(config: Config) -> Result<()> {
         fs_err::remove_file(socket).or_else(ignore_missing).context("remove a socket")?;
     }
     drop(control);
+    initiator.leave_known_files();
     let (reply, flushed) = tokio::sync::oneshot::channel();
     initiator.record(record::Event::Flush(reply));
     // The recorder may be gone already; then there is nothing to wait for.
@@ -240,6 +241,12 @@ impl Initiator {
         }
         let watch = Arc::new(Watch::start(WARM_FILES));
         let files = Arc::new(FileTable::new(WARM_FILES, SystemTime::now).watched(watch.clone()));
+        if let Ok(store) = &store {
+            match files.take_over(store) {
+                Ok(count) => tracing::info!(count, "large files are known from before"),
+                Err(error) => tracing::warn!(%error, "failed to read what was known of files"),
+            }
+        }
         let directories = Arc::new(DirTable::new(WARM_DIRECTORIES, SystemTime::now).watched(watch.clone()));
         let traced = TracedDepends {
             interceptor: interceptor.clone(),
@@ -283,6 +290,15 @@ impl Initiator {
     /// Ends the process soon; connections that are open are cut, and their shims go on by themselves.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
+    }
+
+    /// Tells the next initiator what is known of large files.
+    fn leave_known_files(&self) {
+        if let Ok(store) = &self.store
+            && let Err(error) = self.files.leave(store)
+        {
+            tracing::debug!(%error, "failed to write what is known of files");
+        }
     }
 
     /// The client of the coordinator at `url`.
