@@ -68,11 +68,15 @@ fn analysed(
     files: HashMap<PathBuf, Vec<u8>>,
 ) -> bool {
     let mut memory = Memory { files, reads: Cell::new(0) };
-    for source in ["a.c", "b.cc", "c.S", "h.h"] {
+    for source in ["a.c", "b.cc", "c.S", "h.h", "a.rs"] {
         memory.files.insert(Path::new(CWD).join(source), b"int x;\n".into());
     }
-    let (family, name, version) =
-        if mode & 1 == 0 { (Family::Gcc, "gcc", (12, 2, 0)) } else { (Family::Clang, "clang", (19, 1, 0)) };
+    let (family, name, version) = match mode & 5 {
+        0 => (Family::Gcc, "gcc", (12, 2, 0)),
+        1 => (Family::Clang, "clang", (19, 1, 0)),
+        4 => (Family::Rustc, "rustc", (1, 95, 0)),
+        _ => (Family::Rustc, "clippy-driver", (1, 95, 0)),
+    };
     let info = CompilerInfo { family, version, target: "x86_64-linux-gnu".into() };
     let argv = [vec![OsString::from(name)], argv].concat();
     let stderr_tty = mode & 2 != 0;
@@ -96,7 +100,8 @@ fn analysed(
 }
 
 fn sound(task: &Task, linked: bool) {
-    assert!(!task.outputs.is_empty(), "a task has an output");
+    // Of a crate they are mostly known afterwards.
+    assert!(!task.outputs.is_empty() || task.unit.is_some(), "a task has an output");
     assert_eq!(
         task.needs_object_path(),
         linked,
@@ -156,13 +161,21 @@ pub fn call_seeds() -> Vec<Vec<u8>> {
         "-c @r.rsp|SOURCE_DATE_EPOCH=1|r.rsp\0a.c '-DX=\"y z\"' -o x\\ y.o",
         "-c a.c -march=x86-64-v3 -fsanitize=address -fprofile-use=p.prof|",
     ];
+    let crates = [
+        "--crate-name foo --edition=2021 a.rs --error-format=json --json=artifacts --crate-type lib --emit=dep-info,metadata,link -C debuginfo=2 -C extra-filename=-1 -L dependency=deps --extern bar=libbar.rmeta|",
+        "a.rs -o prog -C linker=cc -lstatic:+whole-archive=z -Lnative=n|",
+        "@args a.rs|RUSTC_LOG=x|args\0--crate-type\nbin\n--emit=obj,dep-info=x.d\n",
+        "rustc a.rs --crate-type proc-macro --test -vg -Zx=y --diagnostic-width=80|",
+    ];
     let encode = |mode: u8, call: &str| {
         let text: Vec<u8> = call.bytes().map(|byte| if byte == b'|' { 1 } else { byte }).collect();
         let end = text.iter().position(|&byte| byte == 1).unwrap_or(text.len());
         let argv = text[..end].iter().map(|&byte| if byte == b' ' { 0 } else { byte });
         [vec![mode], argv.collect(), text[end..].to_vec()].concat()
     };
-    calls.iter().enumerate().map(|(i, call)| encode(i as u8 & 2, call)).collect()
+    let calls = calls.iter().enumerate().map(|(i, call)| encode(i as u8 & 2, call));
+    let crates = crates.iter().enumerate().map(|(i, call)| encode(if i == 3 { 5 } else { 4 }, call));
+    calls.chain(crates).collect()
 }
 
 pub fn response_seeds() -> Vec<Vec<u8>> {

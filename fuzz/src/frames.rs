@@ -45,8 +45,15 @@ pub fn from_shim_seeds() -> Vec<Vec<u8>> {
         columns: 80,
         view: [4, 4026531841, 1, 2],
     };
-    let ran =
-        Ran { index: 3, status: 256, stdout: b"out".into(), printed: true, truncated: true, wall_us: 9, ..Ran::default() };
+    let ran = Ran {
+        index: 3,
+        status: 256,
+        stdout: b"out".into(),
+        printed: true,
+        truncated: true,
+        wall_us: 9,
+        ..Ran::default()
+    };
     [FromShim::Invoke(invoke), FromShim::Ran(ran)].iter().map(|frame| frame.encode().split_off(4)).collect()
 }
 

@@ -22,8 +22,13 @@ pub fn manifest(bytes: &[u8]) -> bool {
         let (files, directories) =
             (FileTable::new(16, std::time::SystemTime::now), DirTable::new(16, std::time::SystemTime::now));
         let variables = |name: &OsStr| (name == "SET").then_some(OsStr::new("1"));
-        let world =
-            World { files: &files, directories: &directories, variables: &variables, preprocessed: true, roots: Roots::none() };
+        let world = World {
+            files: &files,
+            directories: &directories,
+            variables: &variables,
+            preprocessed: true,
+            roots: Roots::none(),
+        };
         let recalled = || {
             let (recalled, earlier) = recall::recall(store, &KEY, &world, &|_| true)?;
             // What an entry says of directives may be anything.
@@ -64,8 +69,13 @@ fn circumstances(directories: &[&str]) -> Vec<u8> {
 pub fn seeds() -> Vec<Vec<u8>> {
     let content = std::fs::read(FILE).unwrap_or_default();
     let blob = Some(DigestFunction::Blake3.digest(&content).into());
-    let seen = |path: &str| FileSeen { path: path.to_owned().into(), blob: blob.clone(), directives: vec![7; 16].into() };
-    let output = OutputFile { path: b"/b/a.o".to_vec(), blob: blob.clone(), executable: false, masked: false };
+    let seen = |path: &str| FileSeen {
+        path: path.to_owned().into(),
+        blob: blob.clone(),
+        directives: vec![7; 16].into(),
+    };
+    let output =
+        OutputFile { path: b"/b/a.o".to_vec(), blob: blob.clone(), executable: false, masked: false };
     let good = ManifestEntry {
         files: vec![seen(FILE)],
         absent: vec![AbsentNames { directory: "/etc".into(), names: vec!["no such file".into()] }],
@@ -80,5 +90,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let other = VariableSeen { name: "SET".into(), value: vec![1; 16].into() };
     let elsewhere = ManifestEntry { variables: vec![other], ..good.clone() };
     let gone = ManifestEntry { files: vec![seen("/etc/none")], ..good.clone() };
-    [vec![good.clone()], vec![gone, stale, elsewhere, good]].map(|entries| Manifest { entries }.encode_to_vec()).into()
+    [vec![good.clone()], vec![gone, stale, elsewhere, good]]
+        .map(|entries| Manifest { entries }.encode_to_vec())
+        .into()
 }
