@@ -283,7 +283,8 @@ async fn run_here(
 ) -> io::Result<Option<Started>> {
     let mut started = Started::All;
     while !waiting.is_empty() {
-        let limit = context.slots_for_compiles();
+        let must = waiting.iter().all(|(_, work)| work.prepared.task.distribute.is_err());
+        let limit = if must { context.slots_for_local_work() } else { context.slots_for_compiles() };
         let mut slots: Vec<Slot> = waiting.iter_mut().filter_map(|(_, work)| work.slot.take()).collect();
         if slots.is_empty() {
             slots.push(tokio::select! {

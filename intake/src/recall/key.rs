@@ -95,12 +95,23 @@ impl KeyParts<'_> {
 }
 
 fn show(value: &[u8]) -> String {
-    let text = String::from_utf8_lossy(value);
-    if text.len() <= SHOWN && text.as_bytes() == value {
-        return text.into_owned();
+    let text = named(&String::from_utf8_lossy(value));
+    if text.len() <= SHOWN && std::str::from_utf8(value).is_ok() {
+        return text;
     }
     let short: String = text.chars().take(SHOWN).collect();
     format!("{short}… ({})", &DigestFunction::Blake3.digest(value).hex()[..12])
+}
+
+/// Directories that go by a name, written so that they can be read: `<t>/debug`.
+fn named(text: &str) -> String {
+    let mut parts = text.split("/\u{1}");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |mut text, part| {
+        let mut rest = part.chars();
+        text.extend(rest.next().map(|name| format!("<{name}>")));
+        text + rest.as_str()
+    })
 }
 
 #[cfg(test)]
@@ -155,6 +166,12 @@ mod tests {
             assert_ne!(parts.key(), base.key());
             assert_ne!(parts.explain(), base.explain());
         }
+    }
+
+    #[test]
+    fn named_directories_can_be_read() {
+        assert_eq!(show(b"dependency=/\x01t/debug:/\x01w"), "dependency=<t>/debug:<w>");
+        assert_eq!(show(b"/usr/lib"), "/usr/lib");
     }
 
     #[test]
