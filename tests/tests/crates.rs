@@ -1,4 +1,4 @@
-//! The table of changes to a Rust workspace (`cases/crates.toml`): none of them may be missed by the cache.
+//! The table of changes to a Rust workspace (`crates/changes.toml`): none of them may be missed by the cache.
 //!
 //! Every state of the tree is built through dbuild twice, the second time with everything in the cache, and once plain,
 //! always at the same place and from an empty target directory. `DBUILD_ROWS=word` runs the rows whose name has the word.
@@ -88,7 +88,7 @@ impl Bench {
     /// The workspace as it is in the table's directory.
     fn lay_out(&self) {
         let _ = std::fs::remove_dir_all(&self.root);
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/crates");
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/workspace");
         for entry in walkdir::WalkDir::new(&from) {
             let entry = entry.unwrap();
             let to = self.root.join(entry.path().strip_prefix(&from).unwrap());
@@ -182,7 +182,7 @@ impl Bench {
 
 fn rows() -> Vec<Row> {
     let text =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/crates.toml")).unwrap();
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/changes.toml")).unwrap();
     let table: Table = toml::from_str(&text).unwrap();
     table.row
 }

@@ -85,7 +85,7 @@ impl KeyParts<'_> {
             sink("variable", &pair);
         }
         if !self.roots.is_empty() {
-            sink("named directories", &self.roots.names());
+            sink("roots", &self.roots.names());
         }
         sink("more", self.more.len().to_string().as_bytes());
         for (name, value) in self.more {
