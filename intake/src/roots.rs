@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -143,6 +144,31 @@ impl Roots {
     }
 }
 
+/// Bytes of a file that are searched at a time.
+const CHUNK: usize = 1 << 20;
+
+impl Roots {
+    /// [`Roots::appear_in`] for what is too large to be read at once.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub fn appear_in_all(&self, mut from: impl Read) -> io::Result<bool> {
+        let longest = self.0.iter().map(|root| root.path.len()).max().unwrap_or_default();
+        let mut buffer = Vec::with_capacity(CHUNK + longest);
+        loop {
+            let read = from.by_ref().take(CHUNK as u64).read_to_end(&mut buffer)?;
+            if self.appear_in(&buffer) {
+                return Ok(true);
+            }
+            if read == 0 {
+                return Ok(false);
+            }
+            // A path may lie across the border.
+            buffer.drain(..buffer.len().saturating_sub(longest));
+        }
+    }
+}
+
 impl Root {
     /// Whether `text` begins with the path, and not with that of a neighbour whose name goes on.
     fn leads(&self, text: &[u8]) -> bool {
@@ -211,6 +237,18 @@ mod tests {
         assert!(roots().appear_in(b"\0x/home/me/project\xff"));
         assert!(!roots().appear_in(b"/home/me/projec"));
         assert!(!Roots::default().appear_in(b"/home/me/project"));
+    }
+
+    #[test]
+    fn a_path_is_found_across_the_pieces_of_a_file() {
+        for before in [0, 1, CHUNK - 3, CHUNK, 2 * CHUNK - 17] {
+            let mut bytes = vec![b'.'; before];
+            assert!(!roots().appear_in_all(&bytes[..]).unwrap());
+            bytes.extend_from_slice(b"/home/me/project");
+            assert!(roots().appear_in_all(&bytes[..]).unwrap(), "{before}");
+            bytes.extend_from_slice(&vec![b'.'; CHUNK]);
+            assert!(roots().appear_in_all(&bytes[..]).unwrap(), "{before}");
+        }
     }
 
     proptest! {

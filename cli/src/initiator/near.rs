@@ -174,16 +174,16 @@ fn mask(
     let depfiles: Vec<&OsStr> = depfiles.map(|(_, place)| place.name.as_os_str()).collect();
     let mut named = false;
     for output in &mut outcome.outputs {
-        let bytes = match output.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok()) {
-            // The store has hashed it then, which the next hit need not do again.
-            Some(digest) => std::fs::read(store.linkable(DigestFunction::Blake3, &digest, false)?)?,
-            None => Vec::new(),
-        };
+        let digest = output.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok());
+        let Some(digest) = digest else { continue };
+        // The store has hashed it then, which the next hit need not do again.
+        let kept = store.linkable(DigestFunction::Blake3, &digest, false)?;
         if depfiles.contains(&OsStr::from_bytes(&output.path)) {
-            output.blob = Some(store.put(DigestFunction::Blake3, &roots.mask(&bytes))?.into());
+            let text = std::fs::read(kept)?;
+            output.blob = Some(store.put(DigestFunction::Blake3, &roots.mask(&text))?.into());
             output.masked = true;
         } else {
-            named = named || roots.appear_in(&bytes);
+            named = named || roots.appear_in_all(std::fs::File::open(kept)?)?;
         }
         output.path = roots.mask(&output.path).into_owned();
     }
