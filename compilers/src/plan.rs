@@ -106,9 +106,13 @@ pub struct Task {
 /// A rustc call, as far as it is unlike a C compile. Paths as in the call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CrateUnit {
-    /// Directories that rustc lists in search of crates (`-L`), which it then opens. What else appears in them says
-    /// nothing.
+    /// Directories that rustc lists in search of crates that others name exactly (`-L dependency=`), which it then opens.
+    /// What else appears in them says nothing.
     pub searched: Vec<PathBuf>,
+    /// Directories of `-L` in which libraries are looked for by name.
+    pub libraries: Vec<PathBuf>,
+    /// What it makes holds the way from there to the standard library (`-C rpath`).
+    pub rpath: bool,
     /// Where it writes.
     pub out_dir: PathBuf,
     /// How the names of the files begin that it writes there: which there are depends on the target and on flags, and

@@ -15,10 +15,8 @@ use crate::listings::{DirTable, gone};
 use crate::observe::{Absent, Observed};
 use crate::start::Start;
 
-/// Variables that say how to run, and not what comes of it: the jobserver's, and those that differ from call to call.
-/// What the loader reads is looked after where programs and libraries are.
-const IDLE_VARIABLES: [&str; 7] =
-    ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS", "NUM_JOBS", "OLDPWD", "SHLVL", "_"];
+/// The jobserver's variables, which rustc itself reads: they say how to run, and not what comes of it.
+pub const JOBSERVER: [&str; 3] = ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS"];
 
 /// One regular file that a compile reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +101,7 @@ impl Inputs {
         asked: &[OsString],
         variables: &dyn Fn(&OsStr) -> Option<&'v OsStr>,
     ) {
-        let matters = |name: &&OsString| !IDLE_VARIABLES.iter().any(|idle| *name == idle);
+        let matters = |name: &&OsString| !JOBSERVER.iter().any(|idle| *name == idle);
         let value = |name: &OsString| (name.clone(), variables(name).map(OsStr::to_os_string));
         self.variables.extend(asked.iter().filter(matters).map(value));
     }

@@ -113,18 +113,29 @@ impl DirTable {
         }
     }
 
-    /// A digest of the names in `directory`, whatever their order.
+    /// A digest of the names in `directory` and of what kind each is (readdir(3) tells both), whatever their order. Always
+    /// read anew: kinds are not kept warm.
     ///
     /// # Errors
-    /// The system's, and `InvalidInput` for one that is too large to keep.
+    /// The system's, and `InvalidInput` for one that is too large.
     pub(crate) fn digest_of_names(&self, directory: &Path) -> io::Result<[u8; 32]> {
-        let names = self.names(directory)?.ok_or(io::ErrorKind::InvalidInput)?;
-        let mut names: Vec<&OsString> = names.iter().collect();
-        names.sort_unstable();
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let mut entries = Vec::new();
+        for entry in fs_err::read_dir(directory)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            let kind = [kind.is_dir(), kind.is_file(), kind.is_symlink()].map(u8::from);
+            entries.push((entry.file_name(), kind));
+            if entries.len() > NAMES_LIMIT {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+        }
+        entries.sort_unstable();
         let mut hasher = Hasher::new(DigestFunction::Blake3);
-        for name in names {
+        for (name, kind) in entries {
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_encoded_bytes());
+            hasher.update(&kind);
         }
         Ok(hasher.finish().hash)
     }

@@ -70,6 +70,14 @@ impl Scope<'_> {
         })
     }
 
+    /// Whether the toolchain's identity covers this file. A link of the build's own that leads there is an input.
+    fn is_toolchains(&self, path: &Path, (device, inode): (u64, u64)) -> bool {
+        self.toolchain.is_some_and(|toolchain| {
+            let owned = toolchain.owns(device, inode);
+            owned && (self.unit.is_none() || toolchain.names(path))
+        })
+    }
+
     /// Whether the names in this directory say nothing: rustc looks there for what it then opens.
     fn is_searched(&self, path: &Path) -> bool {
         let by_toolchain = self.toolchain.and_then(|toolchain| toolchain.sysroot.as_deref());
@@ -206,7 +214,7 @@ impl Looks {
             // It is there already.
             (Kind::MakeDirectory, Outcome::Failed(EEXIST)) => look.found = true,
             (Kind::Exec, _) => look.executed = true,
-            (Kind::Opendir, Outcome::Found) => {
+            (Kind::Opendir, Outcome::Found) if !(scope.unit.is_some() && is_odd(record.path, scope)) => {
                 look.found = true;
                 look.listed = true;
             }
@@ -214,12 +222,13 @@ impl Looks {
                 look.read_first |= !look.written;
                 look.found = true;
                 look.opened = true;
-                if is_ignored(record.path.as_os_str())
-                    && !HARMLESS.iter().any(|path| record.path == Path::new(path))
-                    && !scope.idle.iter().any(|idle| record.path == idle)
-                {
+                if is_odd(record.path, scope) {
                     return Err(Doubt::Special(record.path.to_path_buf()));
                 }
+            }
+            // rustc looks at nothing there but what it opens; a macro may.
+            (_, Outcome::Found | Outcome::Absent) if scope.unit.is_some() && is_odd(record.path, scope) => {
+                return Err(Doubt::Special(record.path.to_path_buf()));
             }
             (_, Outcome::Found) => look.found = true,
             (_, Outcome::Absent) => look.absent = true,
@@ -271,6 +280,8 @@ impl Looks {
                     return Err(Doubt::Gone(path));
                 }
                 match there {
+                    // A link that leads nowhere stays, too.
+                    None if std::fs::symlink_metadata(&path).is_ok() => all.strays.push(path),
                     None => drop(passing.insert(path)),
                     Some(There { kind: On::File, .. }) => {
                         if !declared {
@@ -278,7 +289,7 @@ impl Looks {
                         }
                         all.written.push(path);
                     }
-                    Some(_) if look.made => all.strays.push(path),
+                    Some(_) if look.made || scope.unit.is_some() => all.strays.push(path),
                     Some(_) => {}
                 }
                 continue;
@@ -310,7 +321,7 @@ impl Looks {
                 }
                 Some(There { kind: On::Special, .. }) => return Err(Doubt::Special(path)),
                 Some(There { kind: On::File, device, inode }) => {
-                    if !scope.toolchain.is_some_and(|toolchain| toolchain.owns(device, inode)) {
+                    if !scope.is_toolchains(&path, (device, inode)) {
                         if look.executed {
                             all.programs.push(path.clone());
                         }
@@ -338,6 +349,13 @@ pub(crate) fn tidy(path: &Path) -> Cow<'_, OsStr> {
         return Cow::Owned(path.components().collect::<PathBuf>().into_os_string());
     }
     Cow::Borrowed(path.as_os_str())
+}
+
+/// Whether the path lies where nothing says anything about the build, and is none of those known to be harmless.
+fn is_odd(path: &Path, scope: &Scope) -> bool {
+    is_ignored(path.as_os_str())
+        && !HARMLESS.iter().any(|harmless| path == Path::new(harmless))
+        && !scope.idle.iter().any(|idle| path == idle)
 }
 
 /// Whether the path lies where nothing says anything about the build.

@@ -138,6 +138,12 @@ impl Roots {
         })
     }
 
+    /// Whether a path leads into the root that is called `t`, the target directory.
+    pub fn lie_in_target(&self, path: &Path) -> bool {
+        let target = self.0.iter().find(|root| root.name == b't');
+        target.is_some_and(|root| path.starts_with(OsStr::from_bytes(&root.path)))
+    }
+
     /// Whether the path of a root stands in `bytes`, in whatever surroundings.
     pub fn appear_in(&self, bytes: &[u8]) -> bool {
         self.0.iter().any(|root| memmem::find(bytes, &root.path).is_some())

@@ -84,6 +84,13 @@ impl Toolchain {
         self.inodes.contains(&(device, inode))
     }
 
+    /// Whether a path is one under which the toolchain itself knows a file.
+    pub fn names(&self, path: &Path) -> bool {
+        let below = |directory: &Path| path.starts_with(directory);
+        self.sysroot.as_deref().is_some_and(below)
+            || self.files.binary_search_by(|file| (**file).cmp(path)).is_ok()
+    }
+
     /// The shared libraries that its programs load, by the names under which the loader looks for them.
     pub fn libraries(&self) -> impl Iterator<Item = &Path> {
         let is_library = |path: &&Path| {

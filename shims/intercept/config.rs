@@ -147,6 +147,12 @@ unsafe fn read(config: &mut Config, environment: *const *const c_char) -> Option
     let get = |name: &str| unsafe { crate::environ::get(environment, name.as_bytes()) };
     if let Some(trace) = get(vars::TRACE) {
         config.trace = config.keep([trace, b"", b""])?;
+        // who traces puts this library first
+        let preloaded = get(vars::LD_PRELOAD).unwrap_or_default();
+        let first = lists::entries(preloaded, lists::PRELOAD_SEPARATORS).next().unwrap_or_default();
+        if first.ends_with(vars::INTERCEPT_FILE.as_bytes()) {
+            config.intercept = config.keep([first, b"", b""])?;
+        }
         return Some(TRACE);
     }
     // without a socket the stand-in could only run the compiler: leave that out

@@ -7,7 +7,7 @@
 use core::ffi::c_char;
 use core::mem::MaybeUninit;
 
-use crate::config::Config;
+use crate::config::{self, Config, Mode};
 use crate::{lists, sys, vars};
 
 /// A list of variables as `execve` takes it: C strings, then null.
@@ -38,6 +38,26 @@ unsafe fn variables<'a>(list: List) -> impl Iterator<Item = (*const c_char, &'a 
             Some((text, bytes))
         }
     })
+}
+
+/// What a program is told of a variable's value: not that it is traced, and not that this library is preloaded, as far as
+/// the value then still ends where it ended. Programs compile such values in, and cargo compares them.
+pub fn without_us<'a>(name: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+    if name == vars::TRACE.as_bytes() {
+        return None;
+    }
+    let ours = match config::mode() {
+        Mode::Off => return Some(value),
+        Mode::Intercept(config) | Mode::Trace(config) => config.intercept(),
+    };
+    if name != vars::LD_PRELOAD.as_bytes() || ours.is_empty() {
+        return Some(value);
+    }
+    match value.strip_prefix(ours) {
+        Some(b"") => None,
+        Some([b':' | b' ', rest @ ..]) => Some(rest),
+        _ => Some(value),
+    }
 }
 
 fn value_of<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {

@@ -170,6 +170,11 @@ watched! {
     symlink(target: Text, new: Text) -> c_int, OPEN_WRITE, AT_FDCWD, new;
     symlinkat(target: Text, at: c_int, new: Text) -> c_int, OPEN_WRITE, at, new;
     truncate(path: Text, length: i64) -> c_int, OPEN_WRITE, AT_FDCWD, path;
+    // a mode or a time is a trace of somebody's, too
+    chmod(path: Text, mode: c_uint) -> c_int, OPEN_WRITE, AT_FDCWD, path;
+    fchmodat(at: c_int, path: Text, mode: c_uint, flags: c_int) -> c_int, OPEN_WRITE, at, path;
+    utimensat(at: c_int, path: Text, times: Any, flags: c_int) -> c_int, OPEN_WRITE, at, path;
+    utimes(path: Text, times: Any) -> c_int, OPEN_WRITE, AT_FDCWD, path;
     truncate64(path: Text, length: i64) -> c_int, OPEN_WRITE, AT_FDCWD, path;
 
     unlink(path: Text) -> c_int, UNLINK, AT_FDCWD, path;
@@ -178,7 +183,7 @@ watched! {
     remove(path: Text) -> c_int, UNLINK, AT_FDCWD, path;
 }
 
-/// As the C library's, whose list of variables this reads: looking up the real one could end in an allocator that is
+/// As the C library's, without what is ours ([`environ::without_us`]). It reads the list of variables itself: looking up the real one could end in an allocator that is
 /// just asking for its settings.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn getenv(name: Text) -> *mut c_char {
@@ -186,7 +191,7 @@ unsafe extern "C" fn getenv(name: Text) -> *mut c_char {
     unsafe {
         let Some(bytes) = sys::bytes(name) else { return core::ptr::null_mut() };
         record::variable(bytes);
-        let value = environ::get(sys::environment(), bytes);
+        let value = environ::get(sys::environment(), bytes).and_then(|value| environ::without_us(bytes, value));
         value.map_or(core::ptr::null_mut(), |value| value.as_ptr().cast_mut().cast())
     }
 }

@@ -133,6 +133,10 @@ impl Bench {
             std::fs::write(at(name), text.replacen(before, after, 1)).unwrap();
         }
         let parent = |path: &Path| std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for (from, to) in &row.rename {
+            parent(&at(to));
+            std::fs::rename(at(from), at(to)).unwrap();
+        }
         for (name, text) in &row.write {
             parent(&at(name));
             std::fs::write(at(name), text).unwrap();
@@ -140,10 +144,6 @@ impl Bench {
                 std::fs::set_permissions(at(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))
                     .unwrap();
             }
-        }
-        for (from, to) in &row.rename {
-            parent(&at(to));
-            std::fs::rename(at(from), at(to)).unwrap();
         }
         for (name, target) in &row.link {
             std::fs::remove_file(at(name)).unwrap();
@@ -240,6 +240,17 @@ fn another_place_gets_what_it_would_make_itself() {
     let plain = bench.build(&unchanged, false);
     assert_eq!(plain.files.difference(&there.files, &[]), None, "by default, the same as plain");
     assert_eq!(plain.program, there.program);
+
+    // The number of steps from a program to the standard library depends on the place.
+    let dynamic = Row {
+        env: [("RUSTFLAGS".to_owned(), "-C prefer-dynamic -C rpath".to_owned())].into(),
+        ..nothing_changed()
+    };
+    bench.build(&dynamic, true).ran.ok();
+    bench.moves_to("other");
+    bench.lay_out();
+    let there = bench.build(&dynamic, true);
+    assert_eq!(bench.build(&dynamic, false).files.difference(&there.files, &[]), None, "with -C rpath");
 
     bench.sandbox.set("DBUILD_SHARE", "any-path");
     bench.moves_to("third");

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dbuild_compilers::CrateUnit;
-use dbuild_intake::{Doubt, Inputs, Observed, Roots, Start, Toolchain};
+use dbuild_intake::{Doubt, Inputs, JOBSERVER, Observed, Roots, Start, Toolchain, is_script};
 
 use super::context::Context;
 
@@ -43,6 +43,7 @@ pub fn absolute(context: &Context, unit: &CrateUnit) -> CrateUnit {
     let absolute = |path: &PathBuf| context.absolute(path);
     CrateUnit {
         searched: unit.searched.iter().map(absolute).collect(),
+        libraries: unit.libraries.iter().map(absolute).collect(),
         out_dir: absolute(&unit.out_dir),
         ..unit.clone()
     }
@@ -53,8 +54,22 @@ pub fn variable<'c>(context: &'c Context, unit: Option<&'c CrateUnit>, name: &Os
     if name == WIDTH {
         return unit?.width.as_deref();
     }
-    let found = context.invoke.env.iter().find(|(known, _)| known == name);
-    found.map(|(_, value)| value.as_os_str())
+    let env = &context.invoke.env;
+    if let Some((_, value)) = env.iter().find(|(known, _)| known == name) {
+        return Some(value.as_os_str());
+    }
+    // getenv("A=B") finds `A=B=1`, whose name an environment ends at the first sign.
+    let (first, rest) = split_once(name.as_bytes(), b'=')?;
+    let value = |(known, value): &'c (OsString, OsString)| {
+        let value = value.as_bytes().strip_prefix(rest)?.strip_prefix(b"=")?;
+        (known.as_bytes() == first).then(|| OsStr::from_bytes(value))
+    };
+    env.iter().find_map(value)
+}
+
+fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|byte| *byte == separator)?;
+    Some((&text[..at], &text[at + 1..]))
 }
 
 /// The arguments as they are in the key: with names in the places of directories, where what comes of them cannot
@@ -63,8 +78,8 @@ pub fn masked(args: &[OsString], roots: &Roots) -> Vec<OsString> {
     let mut is_condition = false;
     let mut mask = |arg: &OsString| {
         let defines = |prefix: &&str| arg.as_bytes().starts_with(prefix.as_bytes());
-        let literal = is_condition || ["--cfg", "-D", "-Wp,-D"].iter().any(defines);
-        is_condition = arg == "--cfg" || arg == "-D";
+        let literal = is_condition || ["--cfg", "--env-set", "-D", "-Wp,-D"].iter().any(defines);
+        is_condition = ["--cfg", "--env-set", "-D"].iter().any(|option| arg == option);
         let masked = if literal { arg.as_bytes().into() } else { roots.mask(arg.as_bytes()) };
         OsStr::from_bytes(&masked).to_owned()
     };
@@ -75,8 +90,7 @@ pub fn masked(args: &[OsString], roots: &Roots) -> Vec<OsString> {
 /// Interaction"), and the files that the arguments came from.
 pub fn idle(context: &Context, unit: &CrateUnit) -> Vec<PathBuf> {
     let mut idle = unit.argument_files.clone();
-    let flags =
-        ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS"].into_iter().filter_map(|name| context.variable(name));
+    let flags = JOBSERVER.into_iter().filter_map(|name| context.variable(name));
     for word in flags.flat_map(|flags| flags.as_bytes().split(|byte| *byte == b' ')) {
         let auth = word.strip_prefix(b"--jobserver-auth=").or_else(|| word.strip_prefix(b"--jobserver-fds="));
         let Some(auth) = auth else { continue };
@@ -132,6 +146,9 @@ pub fn inputs(
         if !called && !LINKERS.iter().any(|known| name == *known || is_version_of(name, known)) {
             return Err(Objection::Because("runs a program that is no linker"));
         }
+        if is_script(program)? {
+            return Err(Objection::Because("its linker is a script"));
+        }
         programs.extend(context.initiator.loaded.with(program)?.iter().cloned());
     }
     programs.sort();
@@ -181,6 +198,38 @@ fn loader_finds_no_other(
     Ok(())
 }
 
+/// How rustc writes a variable into a depfile.
+const ENV_DEP: &[u8] = b"# env-dep:";
+
+/// Whether a depfile says that the crate itself asked for a variable that says how to run (`env!("MAKEFLAGS")`): rustc asks
+/// for them, too, so no manifest has them.
+pub fn asks_for_the_jobserver(depfile: &[u8]) -> bool {
+    let asked = depfile.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(ENV_DEP));
+    let mut names = asked.map(|asked| asked.split(|byte| *byte == b'=').next().unwrap_or_default());
+    names.any(|name| JOBSERVER.iter().any(|idle| idle.as_bytes() == name))
+}
+
+/// Whether what a crate depends on names directories in a way that no other place can repeat: a file that is neither a
+/// crate nor a library of those that the arguments lead to.
+pub fn depends_on_places(unit: &CrateUnit, inputs: &Inputs, roots: &Roots) -> bool {
+    let by_argument = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let linked = [&b".rlib"[..], b".rmeta", b".so", b".a"].iter().any(|suffix| name.ends_with(suffix));
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        linked
+            && name.starts_with(b"lib")
+            && unit.searched.iter().chain(&unit.libraries).any(|dir| dir == parent)
+    };
+    // What lies in the package itself is named from there.
+    inputs.files.iter().any(|input| roots.lie_in_target(&input.path) && !by_argument(&input.path))
+}
+
+/// Whether a depfile holds the value of a variable that names a directory: as text of the source's, not of this call's.
+pub fn quotes_places(depfile: &[u8], roots: &Roots) -> bool {
+    let mut lines = depfile.split(|byte| *byte == b'\n');
+    lines.any(|line| line.starts_with(ENV_DEP) && roots.appear_in(line))
+}
+
 /// Why a call is left alone.
 pub const OTHER_LIBRARIES: &str = "LD_LIBRARY_PATH leads to other libraries";
 
@@ -224,7 +273,7 @@ fn library_path(context: &Context) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Whether nothing was said but which files are ready: then the terminal's width says nothing, either.
-fn is_quiet(stderr: &[u8]) -> bool {
+pub fn is_quiet(stderr: &[u8]) -> bool {
     let mut lines = stderr.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.all(|line| line.starts_with(b"{\"$message_type\":\"artifact\""))
 }

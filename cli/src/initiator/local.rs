@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dbuild_cache::Store;
-use dbuild_compilers::{CrateUnit, Family, Task, scan_args};
+use dbuild_compilers::{CrateUnit, Family, OutputKind, Task, scan_args};
 use dbuild_intake::observe::{self, Scope};
 use dbuild_intake::{Doubt, Inputs, Observed, Signature, Start};
 use dbuild_proto::Digest;
@@ -156,6 +156,14 @@ fn keep(
         }
         let path = name.as_os_str().as_bytes().to_vec();
         outcome.outputs.push(OutputFile { path, blob: Some(digest.into()), executable, masked: false });
+    }
+    let depfiles =
+        prepared.task.outputs.iter().zip(places).filter(|(output, _)| output.kind == OutputKind::Depfile);
+    for (_, place) in depfiles.filter(|_| unit.is_some()) {
+        let text = std::fs::read(&place.path).map_err(|_| Unkept::from("output cannot be read back"))?;
+        if crates::asks_for_the_jobserver(&text) {
+            return Err("asks for the jobserver's variables".into());
+        }
     }
     if outcome.outputs.is_empty() || policy::complete(places, &outcome).is_err() {
         return Err("an expected output is missing".into());

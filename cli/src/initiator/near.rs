@@ -145,7 +145,13 @@ pub fn remember(
     let Ok(store) = &context.initiator.store else { return Ok(()) };
     let roots = &prepared.roots;
     if !roots.is_empty() {
-        let bound = mask(store, context, prepared, &mut outcome)? || named_in_inputs(prepared, inputs);
+        // Text that the source itself has is no place of this call's: only what rustc says of its files is rewritten.
+        let spoke = !crates::is_quiet(&outcome.stderr) && roots.appear_in(&outcome.stderr);
+        let depends = match prepared.unit(context) {
+            Some(unit) => spoke || crates::depends_on_places(&unit, inputs, roots),
+            None => roots.appear_in(&outcome.stderr) || named_in_inputs(prepared, inputs),
+        };
+        let bound = mask(store, context, prepared, &mut outcome)? || depends;
         if bound {
             outcome.bound = roots.identity();
         }
@@ -180,6 +186,7 @@ fn mask(
         let kept = store.linkable(DigestFunction::Blake3, &digest, false)?;
         if depfiles.contains(&OsStr::from_bytes(&output.path)) {
             let text = std::fs::read(kept)?;
+            named |= crates::quotes_places(&text, roots);
             output.blob = Some(store.put(DigestFunction::Blake3, &roots.mask(&text))?.into());
             output.masked = true;
         } else {

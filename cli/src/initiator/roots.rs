@@ -20,6 +20,10 @@ const MAPPED: &str = "/dbuild";
 
 /// The named directories of a rustc call, and the arguments that give them these names in its outputs, too.
 pub fn of(context: &Context, unit: &CrateUnit) -> (Roots, Vec<OsString>) {
+    if unit.rpath {
+        // The number of steps from there to the standard library is in what is made.
+        return (Roots::none().clone(), Vec::new());
+    }
     let Some(target) = target_directory(context, &context.absolute(&unit.out_dir)) else {
         return (Roots::none().clone(), Vec::new());
     };

@@ -114,6 +114,8 @@ fn results(options: &Options, source: &Path, argument_files: Vec<PathBuf>) -> (C
     }
     let unit = CrateUnit {
         searched: options.searched.clone(),
+        libraries: options.libraries.clone(),
+        rpath: options.rpath,
         out_dir,
         stems,
         linker: options.linker.clone(),

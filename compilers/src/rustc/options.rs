@@ -47,6 +47,8 @@ pub(super) struct Options {
     /// `--crate-type` names a library for other crates.
     pub makes_library: bool,
     pub searched: Vec<PathBuf>,
+    pub libraries: Vec<PathBuf>,
+    pub rpath: bool,
     pub linker: Option<PathBuf>,
     pub width: Option<OsString>,
     /// Messages are for a program.
@@ -167,22 +169,27 @@ impl Options {
         Ok(())
     }
 
-    /// `-L [KIND=]PATH`. Only crates are found by listing; native libraries are looked for by name.
+    /// `-L [KIND=]PATH`. Crates that crates depend on are known by their hash; of all others found by listing, a second
+    /// candidate is an error.
     fn search(&mut self, place: &OsStr) {
         let bytes = place.as_bytes();
-        let path = match halves(bytes, b'=') {
-            (b"native" | b"framework", Some(_)) => return,
-            (b"dependency" | b"crate" | b"all", Some(path)) => path,
-            _ => bytes,
-        };
-        self.searched.push(OsStr::from_bytes(path).into());
+        match halves(bytes, b'=') {
+            (b"dependency", Some(path)) => self.searched.push(OsStr::from_bytes(path).into()),
+            (b"native" | b"framework" | b"crate" | b"all", Some(path)) => {
+                self.libraries.push(OsStr::from_bytes(path).into());
+            }
+            _ => self.libraries.push(place.into()),
+        }
     }
 
     fn codegen(&mut self, option: &OsStr) -> Result<(), Reason> {
         let (name, value) = halves(option.as_bytes(), b'=');
         let value = OsStr::from_bytes(value.unwrap_or_default());
-        match name {
+        // Both spellings are one to rustc.
+        let name: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        match name.as_slice() {
             b"help" => return Err(Reason::Query),
+            b"rpath" => self.rpath = true,
             b"incremental" => return Err(Reason::Incremental),
             b"extra-filename" => self.extra_filename = value.to_owned(),
             b"linker" => self.linker = Some(value.into()),

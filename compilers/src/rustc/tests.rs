@@ -81,10 +81,18 @@ fn the_width_of_a_terminal_is_in_no_key() {
 }
 
 #[test]
+fn both_spellings_of_an_option_are_one() {
+    assert!(task("src/lib.rs -C target_cpu=native").needs_cpu_identity);
+    assert!(task("src/lib.rs -C rpath").unit.unwrap().rpath);
+    assert!(task("src/lib.rs -Cextra_filename=-x").unit.unwrap().owns(OsStr::new("lib-x.d")));
+}
+
+#[test]
 fn native_libraries_are_looked_for_by_name() {
     let line = "src/lib.rs -Lnative=/n -L /p -L crate=/c -lstatic:+whole-archive=z -Lk=/odd";
-    let searched = task(line).unit.unwrap().searched;
-    assert_eq!(searched, ["/p", "/c", "k=/odd"].map(PathBuf::from));
+    let unit = task(&format!("{line} -L dependency=/d")).unit.unwrap();
+    assert_eq!(unit.libraries, ["/n", "/p", "/c", "k=/odd"].map(PathBuf::from));
+    assert_eq!(unit.searched, [PathBuf::from("/d")]);
 }
 
 #[test]
@@ -110,6 +118,7 @@ fn what_is_left_alone() {
         ("- --crate-type lib", Reason::ReadsStdin),
         ("src/lib.rs -C incremental=/t/i", Reason::Incremental),
         ("src/lib.rs -Cincremental=/t/i", Reason::Incremental),
+        ("src/lib.rs -C llvm_args=-load=x.so", Reason::LoadsCode),
         ("src/lib.rs --codegen incremental=/t/i", Reason::Incremental),
         ("src/lib.rs -Zcodegen_backend=cranelift", Reason::LoadsCode),
         ("src/lib.rs -C llvm-args=-load=x.so", Reason::LoadsCode),

@@ -6,6 +6,8 @@ mac::numbers!();
 fn main() {
     println!("version {} of {}", env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_AUTHORS"));
     println!("option {:?}", option_env!("APP_OPTION"));
+    println!("jobs {:?}", option_env!("NUM_JOBS"));
+    println!("preloaded {:?}", option_env!("LD_PRELOAD"));
     println!("text {:?}", include_str!("text.txt"));
     println!("bytes {:?}", include_bytes!("../bytes.bin"));
     println!("module {}", deep::place());

@@ -30,7 +30,11 @@ pub fn optional(_: TokenStream) -> TokenStream {
 pub fn listing(_: TokenStream) -> TokenStream {
     let mut names: Vec<_> = std::fs::read_dir(here().join("listed"))
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let kind = if entry.file_type().unwrap().is_dir() { "/" } else { "" };
+            entry.file_name().into_string().unwrap() + kind
+        })
         .collect();
     names.sort();
     text(&names.join(" "))
