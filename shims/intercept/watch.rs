@@ -191,7 +191,8 @@ unsafe extern "C" fn getenv(name: Text) -> *mut c_char {
     unsafe {
         let Some(bytes) = sys::bytes(name) else { return core::ptr::null_mut() };
         record::variable(bytes);
-        let value = environ::get(sys::environment(), bytes).and_then(|value| environ::without_us(bytes, value));
+        let value =
+            environ::get(sys::environment(), bytes).and_then(|value| environ::without_us(bytes, value));
         value.map_or(core::ptr::null_mut(), |value| value.as_ptr().cast_mut().cast())
     }
 }
