@@ -3,6 +3,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# A shell that starts this in the background has SIGINT ignored, and so would every build that a test interrupts.
+if [ "${1-}" != signals-are-set ]; then
+    exec env --default-signal=INT,QUIT tests/run.sh signals-are-set
+fi
+
 tests/install-tools.sh
 
 tests/lock-budget.sh
