@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dbuild_compilers::CrateUnit;
-use dbuild_intake::{Doubt, Inputs, JOBSERVER, Observed, Roots, Start, Toolchain, is_script};
+use dbuild_intake::{Doubt, Inputs, JOBSERVER, Observed, Presence, Roots, Start, Toolchain, is_script};
 
 use super::context::Context;
 
@@ -32,8 +32,8 @@ const LINKERS: [&str; 18] = [
     "rust-objcopy",
 ];
 
-/// What the initiator's own variables say to the loader.
-const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+/// Where the loader looks first, for libraries of every program that a call runs.
+pub const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 /// Stands among the variables for the width that messages were broken to.
 pub const WIDTH: &str = "--diagnostic-width";
@@ -238,17 +238,13 @@ pub fn is_misled(context: &Context, toolchain: &Toolchain) -> bool {
     let directories = &context.initiator.directories;
     let mut homes: Vec<&Path> = toolchain.libraries().filter_map(Path::parent).collect();
     homes.dedup();
-    library_path(context).any(|directory| {
-        if homes.contains(&&*directory) {
-            return false;
-        }
-        let names = toolchain.libraries().filter_map(Path::file_name);
-        let found = directories.first_present(&directory, names);
-        match found {
-            Ok(Some((_, dbuild_intake::Presence::NoDirectory)) | None) => false,
-            Ok(Some((name, _))) => !is_same(&directory.join(name), toolchain),
-            Err(_) => true,
-        }
+    let misleads = |directory: &Path, name: &OsStr| match directories.presence(directory, name) {
+        Ok(Presence::Absent | Presence::NoDirectory) => false,
+        Ok(Presence::Present) => !is_same(&directory.join(name), toolchain),
+        Err(_) => true,
+    };
+    library_path(context).filter(|directory| !homes.contains(&&**directory)).any(|directory| {
+        toolchain.libraries().filter_map(Path::file_name).any(|name| misleads(&directory, name))
     })
 }
 
@@ -263,13 +259,11 @@ fn identity(meta: &std::fs::Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
+/// An empty entry is the working directory (ld.so(8)); an empty list is none.
 fn library_path(context: &Context) -> impl Iterator<Item = PathBuf> {
-    let value: OsString = context.variable(LIBRARY_PATH).unwrap_or_default().to_owned();
-    let entries = value.as_bytes().split(|byte| matches!(byte, b':' | b';'));
-    let entries: Vec<PathBuf> =
-        entries.map(|entry| context.absolute(Path::new(OsStr::from_bytes(entry)))).collect();
-    let none = value.is_empty();
-    entries.into_iter().filter(move |_| !none)
+    let value = context.variable(LIBRARY_PATH).map(OsStrExt::as_bytes);
+    let entries = value.into_iter().flat_map(|value| value.split(|byte| matches!(byte, b':' | b';')));
+    entries.map(|entry| context.absolute(Path::new(OsStr::from_bytes(entry))))
 }
 
 /// Whether nothing was said but which files are ready: then the terminal's width says nothing, either.

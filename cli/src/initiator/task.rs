@@ -154,6 +154,11 @@ impl Prepared {
             Some(unit) => roots::of(context, unit),
             None => (roots::of_c(context), Vec::new()),
         };
+        let libraries = context.variable(crates::LIBRARY_PATH).filter(|_| task.unit.is_some());
+        let libraries = libraries.map(|list| roots.mask(list.as_bytes()));
+        if let Some(libraries) = &libraries {
+            more.push(("directories for the loader", libraries));
+        }
         let mapped = more_args.iter().map(|arg| arg.as_bytes()).collect::<Vec<_>>().join(&b' ');
         let mapped = roots.mask(&mapped);
         if !mapped.is_empty() {
