@@ -38,5 +38,5 @@ pub use plan::{
 };
 pub use reason::Reason;
 pub use scan::{Mentions, scan, scan_args};
-pub use split::{analyse, is_left_alone};
+pub use split::{analyse, analyse_crate};
 pub use width::cut_on_terminal;

@@ -27,7 +27,7 @@ pub fn analyse(call: &Call<'_>, info: &CompilerInfo, files: &dyn Files) -> Plan 
     let plan = match info.family {
         Family::Gcc => plan(call, info, &GCC, files),
         Family::Clang => plan(call, info, &CLANG, files),
-        Family::Rustc => rustc::plan(call, files),
+        Family::Rustc => return analyse_crate(call, files),
     };
     plan.unwrap_or_else(Plan::Local)
 }
@@ -35,14 +35,9 @@ pub fn analyse(call: &Call<'_>, info: &CompilerInfo, files: &dyn Files) -> Plan 
 static GCC: LazyLock<Table> = LazyLock::new(|| Table::new(&[gcc_style::ROWS, gcc::ROWS]));
 static CLANG: LazyLock<Table> = LazyLock::new(|| Table::new(&[gcc_style::ROWS, clang::ROWS]));
 
-/// Whether a call is left alone whatever its compiler turns out to be: then nothing has to be found out about it. Only
-/// rustc's are told early; C compilers share names.
-pub fn is_left_alone(call: &Call<'_>, files: &dyn Files) -> Option<Reason> {
-    let name = Path::new(call.argv.first()?).file_name()?;
-    match name == "rustc" || name == "clippy-driver" {
-        true => rustc::plan(call, files).err(),
-        false => None,
-    }
+/// What is to be done with a rustc call, of whose compiler nothing has to be known: only that it is rustc's.
+pub fn analyse_crate(call: &Call<'_>, files: &dyn Files) -> Plan {
+    rustc::plan(call, files).unwrap_or_else(Plan::Local)
 }
 
 fn plan(call: &Call<'_>, info: &CompilerInfo, table: &Table, files: &dyn Files) -> Result<Plan, Reason> {

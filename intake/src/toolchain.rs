@@ -192,6 +192,11 @@ impl Toolchains {
         }
     }
 
+    /// Whether the program at this path is rustc or clippy-driver, as its name says it.
+    pub fn is_rustc(compiler: &Path) -> bool {
+        rust::is_rustc(compiler)
+    }
+
     /// Whether this compiler was met before; if not, it is from now on, and whoever is told so should ask for it.
     pub fn is_met(&self, request: ToolchainRequest) -> bool {
         let key = Arc::new(Key::of(&request, &self.directories));

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dbuild_compilers::{
-    Call, Family, Link, Plan, Reason, Task, analyse, cut_on_terminal, driver_spoke, is_left_alone,
+    Call, Family, Link, Plan, Reason, Task, analyse, analyse_crate, cut_on_terminal, driver_spoke,
 };
-use dbuild_intake::{OnDisk, Toolchain, ToolchainRequest};
+use dbuild_intake::{OnDisk, Toolchain, ToolchainRequest, Toolchains};
 use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Part, Run, ToShim};
 use futures_util::future::join_all;
 
@@ -102,11 +102,13 @@ fn plan(context: &Context) -> Planned {
         stderr_tty: invoke.stderr_tty,
     };
     let compiler = context.absolute(&invoke.compiler_path);
-    if let Some(reason) = is_left_alone(&call, &OnDisk) {
-        if reason == Reason::Query {
+    // What is to be left alone needs no toolchain: to know rustc's is to read half a gigabyte.
+    let early = Toolchains::is_rustc(&compiler).then(|| analyse_crate(&call, &OnDisk));
+    if let Some(Plan::Local(reason)) = &early {
+        if *reason == Reason::Query {
             meet(context, compiler);
         }
-        return left_alone(&reason);
+        return left_alone(reason);
     }
     let request = ToolchainRequest { compiler: &compiler, env: &invoke.env };
     let toolchain = match context.initiator.toolchains.get(request) {
@@ -122,7 +124,7 @@ fn plan(context: &Context) -> Planned {
     if !toolchain.traceable {
         return Planned::Local("statically linked compiler".to_owned(), true);
     }
-    match analyse(&call, &toolchain.info, &OnDisk) {
+    match early.unwrap_or_else(|| analyse(&call, &toolchain.info, &OnDisk)) {
         Plan::Local(reason) => left_alone(&reason),
         Plan::Tasks { tasks, then } => Planned::Tasks(toolchain, tasks, then),
     }
