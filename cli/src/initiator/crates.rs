@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dbuild_compilers::CrateUnit;
-use dbuild_intake::{Doubt, Inputs, JOBSERVER, Observed, Presence, Roots, Start, Toolchain, is_script};
+use dbuild_intake::{Doubt, Inputs, JOBSERVER, Observed, Presence, Start, Toolchain, is_script};
 
 use super::context::Context;
 
@@ -70,20 +70,6 @@ pub fn variable<'c>(context: &'c Context, unit: Option<&'c CrateUnit>, name: &Os
 fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|byte| *byte == separator)?;
     Some((&text[..at], &text[at + 1..]))
-}
-
-/// The arguments as they are in the key: with names in the places of directories, where what comes of them cannot
-/// depend on a path without showing it. Conditions and macros can.
-pub fn masked(args: &[OsString], roots: &Roots) -> Vec<OsString> {
-    let mut is_condition = false;
-    let mut mask = |arg: &OsString| {
-        let defines = |prefix: &&str| arg.as_bytes().starts_with(prefix.as_bytes());
-        let literal = is_condition || ["--cfg", "--env-set", "-D", "-Wp,-D"].iter().any(defines);
-        is_condition = ["--cfg", "--env-set", "-D"].iter().any(|option| arg == option);
-        let masked = if literal { arg.as_bytes().into() } else { roots.mask(arg.as_bytes()) };
-        OsStr::from_bytes(&masked).to_owned()
-    };
-    args.iter().map(&mut mask).collect()
 }
 
 /// Files that are opened and have no effect on the result: cargo's jobserver (GNU make's manual, "POSIX Jobserver
@@ -199,7 +185,7 @@ fn loader_finds_no_other(
 }
 
 /// How rustc writes a variable into a depfile.
-const ENV_DEP: &[u8] = b"# env-dep:";
+pub const ENV_DEP: &[u8] = b"# env-dep:";
 
 /// Whether a depfile says that the crate itself asked for a variable that says how to run (`env!("MAKEFLAGS")`): rustc asks
 /// for them, too, so no manifest has them.
@@ -207,27 +193,6 @@ pub fn asks_for_the_jobserver(depfile: &[u8]) -> bool {
     let asked = depfile.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(ENV_DEP));
     let mut names = asked.map(|asked| asked.split(|byte| *byte == b'=').next().unwrap_or_default());
     names.any(|name| JOBSERVER.iter().any(|idle| idle.as_bytes() == name))
-}
-
-/// Whether what a crate depends on names directories in a way that no other place can repeat: a file that is neither a
-/// crate nor a library of those that the arguments lead to.
-pub fn depends_on_places(unit: &CrateUnit, inputs: &Inputs, roots: &Roots) -> bool {
-    let by_argument = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().as_bytes();
-        let linked = [&b".rlib"[..], b".rmeta", b".so", b".a"].iter().any(|suffix| name.ends_with(suffix));
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        linked
-            && name.starts_with(b"lib")
-            && unit.searched.iter().chain(&unit.libraries).any(|dir| dir == parent)
-    };
-    // What lies in the package itself is named from there.
-    inputs.files.iter().any(|input| roots.lie_in_target(&input.path) && !by_argument(&input.path))
-}
-
-/// Whether a depfile holds the value of a variable that names a directory: as text of the source's, not of this call's.
-pub fn quotes_places(depfile: &[u8], roots: &Roots) -> bool {
-    let mut lines = depfile.split(|byte| *byte == b'\n');
-    lines.any(|line| line.starts_with(ENV_DEP) && roots.appear_in(line))
 }
 
 /// Why a call is left alone.

@@ -2,21 +2,20 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use dbuild_cache::{CacheError, Store};
-use dbuild_compilers::OutputKind;
+use dbuild_cache::CacheError;
 use dbuild_intake::Inputs;
 use dbuild_intake::recall::{self, Earlier, Recalled};
+use dbuild_proto::Digest;
 use dbuild_proto::record::{OutputFile, TaskOutcome};
-use dbuild_proto::{Digest, DigestFunction};
 
 use super::context::Context;
 use super::crates;
 use super::outputs::{self, Manner, Ready};
 use super::policy;
 use super::pool::Described;
+use super::roots;
 use super::task::{Answered, Here, Prepared};
 use crate::record::{Event, Placement};
 
@@ -122,7 +121,7 @@ fn hit(context: &Context, prepared: &Prepared, outcome: TaskOutcome) -> Result<A
     let mut files = readies(context, prepared, &outcome).unwrap_or_default();
     if let Ok(store) = &context.initiator.store {
         for (file, output) in files.iter_mut().zip(&outcome.outputs).filter(|(_, output)| output.masked) {
-            file.digest = unmasked(store, prepared, output)?;
+            file.digest = roots::unmasked(store, &prepared.roots, output)?;
         }
         outputs::place(store, &files, context.invoke.umask)?;
     }
@@ -143,68 +142,7 @@ pub fn remember(
     mut outcome: TaskOutcome,
 ) -> Result<(), CacheError> {
     let Ok(store) = &context.initiator.store else { return Ok(()) };
-    let roots = &prepared.roots;
-    if !roots.is_empty() {
-        // Text that the source itself has is no place of this call's: only what rustc says of its files is rewritten.
-        let spoke = !crates::is_quiet(&outcome.stderr) && roots.appear_in(&outcome.stderr);
-        let depends = match prepared.unit(context) {
-            Some(unit) => spoke || crates::depends_on_places(&unit, inputs, roots),
-            None => roots.appear_in(&outcome.stderr) || named_in_inputs(prepared, inputs),
-        };
-        let bound = mask(store, context, prepared, &mut outcome)? || depends;
-        if bound {
-            outcome.bound = roots.identity();
-        }
-    }
+    roots::name_places(store, context, prepared, inputs, &mut outcome)?;
     let variables = |name: &OsStr| crates::variable(context, prepared.task.unit.as_ref(), name);
     recall::remember(store, &prepared.key, &prepared.world(context, &variables), inputs, outcome)
-}
-
-/// Whether C could make anything of the paths of inputs (`__FILE__`) without showing them. rustc keeps them all.
-fn named_in_inputs(prepared: &Prepared, inputs: &Inputs) -> bool {
-    let named = |path: &Path| prepared.roots.appear_in(path.as_os_str().as_encoded_bytes());
-    prepared.task.unit.is_none() && inputs.files.iter().any(|input| named(&input.path))
-}
-
-/// Masks what can be, and says whether directories are named where it cannot.
-fn mask(
-    store: &Store,
-    context: &Context,
-    prepared: &Prepared,
-    outcome: &mut TaskOutcome,
-) -> Result<bool, CacheError> {
-    let roots = &prepared.roots;
-    let places = prepared.outputs(context);
-    let depfiles =
-        prepared.task.outputs.iter().zip(&places).filter(|(output, _)| output.kind == OutputKind::Depfile);
-    let depfiles: Vec<&OsStr> = depfiles.map(|(_, place)| place.name.as_os_str()).collect();
-    let mut named = false;
-    for output in &mut outcome.outputs {
-        let digest = output.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok());
-        let Some(digest) = digest else { continue };
-        // The store has hashed it then, which the next hit need not do again.
-        let kept = store.linkable(DigestFunction::Blake3, &digest, false)?;
-        if depfiles.contains(&OsStr::from_bytes(&output.path)) {
-            let text = std::fs::read(kept)?;
-            named |= crates::quotes_places(&text, roots);
-            output.blob = Some(store.put(DigestFunction::Blake3, &roots.mask(&text))?.into());
-            output.masked = true;
-        } else {
-            named = named || roots.appear_in_all(std::fs::File::open(kept)?)?;
-        }
-        output.path = roots.mask(&output.path).into_owned();
-    }
-    for said in [&mut outcome.stdout, &mut outcome.stderr] {
-        *said = roots.mask(said).into_owned();
-    }
-    Ok(named)
-}
-
-/// A depfile as it reads here.
-fn unmasked(store: &Store, prepared: &Prepared, output: &OutputFile) -> Result<Digest, CacheError> {
-    let digest = output.blob.as_ref().and_then(|blob| Digest::try_from(blob).ok());
-    let digest = digest.unwrap_or_else(|| DigestFunction::Blake3.digest(b""));
-    let text = store.read(DigestFunction::Blake3, &digest)?;
-    let plain = prepared.roots.unmask(&text).unwrap_or_default();
-    store.put(DigestFunction::Blake3, &plain)
 }

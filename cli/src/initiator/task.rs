@@ -166,7 +166,7 @@ impl Prepared {
         }
         let args = match roots.is_empty() {
             true => Cow::Borrowed(&task.args),
-            false => Cow::Owned(crates::masked(&task.args, &roots)),
+            false => Cow::Owned(roots::masked(&task.args, &roots)),
         };
         let argv0 = invoke.argv.first().cloned().unwrap_or_default();
         let parts = KeyParts {
