@@ -5,6 +5,7 @@
 //! themselves (shared libraries, locales) is in no trace: the toolchain covers that, too.
 //! This module hashes nothing and knows neither cache nor helpers.
 
+mod scope;
 #[cfg(test)]
 mod tests;
 
@@ -15,88 +16,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use dbuild_compilers::CrateUnit;
 use dbuild_shims::trace::{Kind, Outcome, Record, Trace};
 
 use crate::error::Doubt;
-use crate::toolchain::Toolchain;
 
-/// Paths under these are the machine's and not the build's: looking at them says nothing. What is *read* there does,
-/// unless it is one of [`HARMLESS`].
-const MACHINE: [&str; 3] = ["/proc", "/dev", "/sys"];
-
-/// A file system like any other, though under `/dev`.
-const SHARED_MEMORY: &str = "/dev/shm";
-
-/// What compilers and their libraries read there without any effect on a result (the processor is part of the key
-/// where it has one).
-const HARMLESS: [&str; 10] = [
-    "/dev/null",
-    "/dev/random",
-    "/dev/tty",
-    "/dev/urandom",
-    "/proc/cpuinfo",
-    "/proc/meminfo",
-    "/proc/self/exe",
-    "/proc/self/maps",
-    "/proc/self/statm",
-    "/proc/self/status",
-];
+pub use scope::Scope;
+use scope::is_ignored;
 
 const EACCES: u16 = 13;
 const EEXIST: u16 = 17;
 const EINVAL: u16 = 22;
-
-/// What the observer must know of the compile.
-#[derive(Clone, Debug, Default)]
-pub struct Scope<'a> {
-    /// Its files are no inputs. `None`: everything is.
-    pub toolchain: Option<&'a Toolchain>,
-    /// Absolute paths of the declared outputs.
-    pub outputs: &'a [PathBuf],
-    /// Directories of dbuild's own (stand-ins, sockets, traces): what lies under them is no input.
-    pub own: &'a [PathBuf],
-    /// Files that have no effect on the result though they are opened (a jobserver's, files of arguments).
-    pub idle: &'a [PathBuf],
-    /// What is particular to a crate, with absolute paths.
-    pub unit: Option<&'a CrateUnit>,
-}
-
-impl Scope<'_> {
-    /// Whether rustc writes this file as one of the crate's.
-    fn is_crates(&self, path: &Path) -> bool {
-        self.unit.is_some_and(|unit| {
-            path.parent() == Some(&*unit.out_dir) && path.file_name().is_some_and(|name| unit.owns(name))
-        })
-    }
-
-    /// Whether the toolchain's identity covers this file. A link of the build's own that leads there is an input.
-    fn is_toolchains(&self, path: &Path, (device, inode): (u64, u64)) -> bool {
-        self.toolchain.is_some_and(|toolchain| {
-            let owned = toolchain.owns(device, inode);
-            owned && (self.unit.is_none() || toolchain.names(path))
-        })
-    }
-
-    /// Whether the names in this directory say nothing: rustc looks there for what it then opens.
-    fn is_searched(&self, path: &Path) -> bool {
-        let by_toolchain = self.toolchain.and_then(|toolchain| toolchain.sysroot.as_deref());
-        let by_unit = self.unit.is_some_and(|unit| unit.searched.iter().any(|searched| searched == path));
-        by_unit || by_toolchain.is_some_and(|sysroot| path.starts_with(sysroot))
-    }
-
-    /// Whether this is a crate that was met in a search, and not opened: another one of the same name was taken.
-    fn is_passed_over(&self, path: &Path, look: Look) -> bool {
-        let crates = |name: &OsStr| {
-            let name = name.as_encoded_bytes();
-            name.starts_with(b"lib") && (name.ends_with(b".rlib") || name.ends_with(b".rmeta"))
-        };
-        !look.opened
-            && self.unit.is_some()
-            && path.file_name().is_some_and(crates)
-            && path.parent().is_some_and(|parent| self.is_searched(parent))
-    }
-}
 
 /// Names that were looked for and not found in a directory that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,7 +143,7 @@ impl Looks {
             // It is there already.
             (Kind::MakeDirectory, Outcome::Failed(EEXIST)) => look.found = true,
             (Kind::Exec, _) => look.executed = true,
-            (Kind::Opendir, Outcome::Found) if !(scope.unit.is_some() && is_odd(record.path, scope)) => {
+            (Kind::Opendir, Outcome::Found) if !(scope.unit.is_some() && scope.is_odd(record.path)) => {
                 look.found = true;
                 look.listed = true;
             }
@@ -222,12 +151,12 @@ impl Looks {
                 look.read_first |= !look.written;
                 look.found = true;
                 look.opened = true;
-                if is_odd(record.path, scope) {
+                if scope.is_odd(record.path) {
                     return Err(Doubt::Special(record.path.to_path_buf()));
                 }
             }
             // rustc looks at nothing there but what it opens; a macro may.
-            (_, Outcome::Found | Outcome::Absent) if scope.unit.is_some() && is_odd(record.path, scope) => {
+            (_, Outcome::Found | Outcome::Absent) if scope.unit.is_some() && scope.is_odd(record.path) => {
                 return Err(Doubt::Special(record.path.to_path_buf()));
             }
             (_, Outcome::Found) => look.found = true,
@@ -267,7 +196,7 @@ impl Looks {
                 continue;
             }
             let path = PathBuf::from(name);
-            if scope.own.iter().any(|own| path.starts_with(own)) || scope.idle.contains(&path) {
+            if scope.is_own(&path) || scope.idle.contains(&path) {
                 continue;
             }
             let there = ground.stat(&path);
@@ -301,7 +230,7 @@ impl Looks {
             if there.is_none() && !passing.is_empty() && in_passing(&path) {
                 continue;
             }
-            if scope.is_passed_over(&path, look) {
+            if scope.is_passed_over(&path, look.opened) {
                 continue;
             }
             match there {
@@ -349,22 +278,6 @@ pub(crate) fn tidy(path: &Path) -> Cow<'_, OsStr> {
         return Cow::Owned(path.components().collect::<PathBuf>().into_os_string());
     }
     Cow::Borrowed(path.as_os_str())
-}
-
-/// Whether the path lies where nothing says anything about the build, and is none of those known to be harmless.
-fn is_odd(path: &Path, scope: &Scope) -> bool {
-    is_ignored(path.as_os_str())
-        && !HARMLESS.iter().any(|harmless| path == Path::new(harmless))
-        && !scope.idle.iter().any(|idle| path == idle)
-}
-
-/// Whether the path lies where nothing says anything about the build.
-fn is_ignored(path: &OsStr) -> bool {
-    let bytes = path.as_encoded_bytes();
-    let under = |prefix: &str| {
-        bytes.strip_prefix(prefix.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
-    };
-    MACHINE.iter().any(|prefix| under(prefix)) && !under(SHARED_MEMORY)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

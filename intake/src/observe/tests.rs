@@ -5,6 +5,8 @@ use std::os::unix::fs::symlink;
 use dbuild_shims::trace::format::*;
 use fs_err as fs;
 
+use dbuild_compilers::CrateUnit;
+
 use super::*;
 
 /// A trace file's bytes.
@@ -238,4 +240,37 @@ fn paths_are_tidied_as_the_kernel_reads_them() {
     }
     assert!(is_ignored(OsStr::new("/proc/self")) && is_ignored(OsStr::new("/dev")));
     assert!(!is_ignored(OsStr::new("/devel/a.h")));
+}
+
+/// As of a crate whose outputs lie in `place/out`.
+fn of_crate(written: Written, place: &Path) -> Result<Observed, Doubt> {
+    let unit = CrateUnit { out_dir: place.join("out"), ..CrateUnit::default() };
+    observe(&written.trace(0), &Scope { unit: Some(&unit), ..Scope::default() })
+}
+
+#[test]
+fn what_a_macro_looks_at_in_the_machine_is_a_doubt() {
+    let place = place();
+    for (kind, result) in [(STAT, FOUND), (STAT, ABSENT), (OPENDIR, FOUND), (READLINK, FOUND)] {
+        let odd = Path::new("/proc/self/environ");
+        let seen = Written::new().add(STAT, FOUND, &place.path().join("a.c")).add(kind, result, odd);
+        assert!(matches!(of_crate(seen, place.path()), Err(Doubt::Special(path)) if path == odd), "{kind}");
+    }
+    let harmless = Written::new().add(OPEN_READ, FOUND, Path::new("/proc/self/maps"));
+    let harmless = harmless.add(OPEN_READ, FOUND, &place.path().join("a.c"));
+    assert_eq!(of_crate(harmless, place.path()).unwrap().files, [place.path().join("a.c")]);
+}
+
+#[test]
+fn what_a_macro_leaves_behind_is_a_stray() {
+    let place = place();
+    let at = place.path();
+    let [changed, dangling, made] = [at.join("a.c"), at.join("inc/lost.h"), at.join("empty")];
+    let left = Written::new()
+        .add(OPEN_READ, FOUND, &at.join("inc/a.h"))
+        .add(OPEN_WRITE, FOUND, &changed)
+        .add(OPEN_WRITE, FOUND, &dangling)
+        .renamed(&at.join("was"), &made);
+    let observed = of_crate(left, at).unwrap();
+    assert_eq!(observed.strays, [changed, made, dangling]);
 }
