@@ -124,6 +124,8 @@ pub struct CrateUnit {
     pub width: Option<OsString>,
     /// Files that the arguments came from.
     pub argument_files: Vec<PathBuf>,
+    /// The crates that `--extern` names by a path.
+    pub externs: Vec<PathBuf>,
 }
 
 impl CrateUnit {

@@ -104,8 +104,10 @@ pub enum Reason {
     Terminal,
     #[error("loads code that dbuild cannot see (-Z)")]
     LoadsCode,
-    #[error("crates stay here")]
-    CratesStay,
+    #[error("links run here")]
+    Links,
+    #[error("writes files that are only known afterwards")]
+    OtherResults,
 
     // Kept on this machine, but cached.
     #[error("-march=native is meant for this machine")]

@@ -40,6 +40,8 @@ pub struct ActionRequest<'a> {
     pub env: &'a [(OsString, OsString)],
     /// See [`logical_directory`].
     pub logical_cwd: Option<&'a Path>,
+    /// Files of dbuild's own: real path, content.
+    pub own: &'a [(PathBuf, Arc<[u8]>)],
     pub timeout: Duration,
     /// Execute even if there is an answer, and keep none.
     pub do_not_cache: bool,
@@ -72,6 +74,9 @@ pub fn build(request: &ActionRequest) -> Result<BuiltAction, IntakeError> {
     let missed_in = request.inputs.absent.iter().map(|absent| &absent.directory);
     for directory in request.inputs.directories.iter().chain(missed_in) {
         add_directory(&mut tree, directory)?;
+    }
+    for (real, content) in request.own {
+        tree.add_bytes(real, content, false)?;
     }
     let (cwd, _) = tree.add_path(request.cwd, &Disk)?;
     if let Some(logical) = request.logical_cwd {

@@ -99,6 +99,8 @@ struct Look {
     found: bool,
     absent: bool,
     written: bool,
+    /// The last that was done there left something.
+    left: bool,
     executed: bool,
     /// Opened for reading before anybody in this compile wrote it.
     read_first: bool,
@@ -130,14 +132,22 @@ impl Looks {
             (Kind::Unlink, Outcome::Found) => {
                 look.removed |= !look.written;
                 look.written = true;
+                look.left = false;
             }
-            (Kind::OpenWrite, Outcome::Found) => look.written = true,
+            (Kind::OpenWrite, Outcome::Found) => {
+                look.written = true;
+                look.left = true;
+            }
             (Kind::Rename, Outcome::Found) => {
                 look.written = true;
-                self.at(record.second).written = true;
+                look.left = false;
+                let second = self.at(record.second);
+                second.written = true;
+                second.left = true;
             }
             (Kind::MakeDirectory, Outcome::Found) => {
                 look.written = true;
+                look.left = true;
                 look.made = true;
             }
             // It is there already.
@@ -201,12 +211,22 @@ impl Looks {
             }
             let there = ground.stat(&path);
             if look.written {
-                if look.read_first && there.is_none_or(|there| there.kind != On::Directory) {
+                let is_directory = there.is_some_and(|there| there.kind == On::Directory);
+                if look.read_first && (scope.elsewhere || !is_directory) {
                     return Err(Doubt::Trace(format!("{} was read and then written", path.display())));
                 }
                 let declared = outputs.contains(path.as_os_str()) || scope.is_crates(&path);
-                if there.is_none() && look.removed && !declared {
+                let left = if scope.elsewhere { look.left } else { there.is_some() };
+                if !left && look.removed && !declared {
                     return Err(Doubt::Gone(path));
+                }
+                if scope.elsewhere {
+                    match (left, declared) {
+                        (true, true) => all.written.push(path),
+                        (true, false) => all.strays.push(path),
+                        (false, _) => drop(passing.insert(path)),
+                    }
+                    continue;
                 }
                 match there {
                     // A link that leads nowhere stays, too.

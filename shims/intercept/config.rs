@@ -54,7 +54,19 @@ impl Config {
 
     /// The trace file's path.
     pub fn trace(&self) -> &CStr {
-        self.piece(self.trace)
+        let text = self.piece(self.trace).to_bytes_with_nul();
+        let path = text.strip_prefix(&[vars::MAKES_TRACE]).unwrap_or(text);
+        CStr::from_bytes_with_nul(path).unwrap_or(c"")
+    }
+
+    /// What names the trace file in the environment.
+    pub fn trace_setting(&self) -> &[u8] {
+        self.piece(self.trace).to_bytes()
+    }
+
+    /// Whether the first process makes the trace file.
+    fn makes_trace(&self) -> bool {
+        self.trace_setting().first() == Some(&vars::MAKES_TRACE)
     }
 
     /// `NAME=value` of the variable at `index` in [`vars::KEPT`], if this process had it.
@@ -136,6 +148,9 @@ pub fn load() {
     let config = unsafe { &mut *CONFIG.0.get() };
     // SAFETY: the environment of a process that is just starting is a valid, terminated list.
     if let Some(mode) = unsafe { read(config, sys::environment()) } {
+        if mode == TRACE && config.makes_trace() {
+            crate::record::make(config.trace());
+        }
         MODE.store(mode, Ordering::Release);
     }
 }

@@ -167,7 +167,7 @@ unsafe fn trace(request: Request, config: &Config) {
     let is_ours = |entry: &[u8]| names::basename(entry) == crate::vars::INTERCEPT_FILE.as_bytes();
     let preloads = get(crate::vars::LD_PRELOAD)
         .is_some_and(|list| lists::entries(list, lists::PRELOAD_SEPARATORS).any(is_ours));
-    let traced = get(crate::vars::TRACE) == Some(config.trace().to_bytes());
+    let traced = get(crate::vars::TRACE) == Some(config.trace_setting());
     if !(preloads && traced && target::look(path).class == Class::Dynamic) {
         record::blind();
     }

@@ -12,6 +12,8 @@ use crate::{config, sys};
 
 /// The mapping; null before the first record, [`UNUSABLE`] if the file cannot be mapped.
 static MAPPED: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+/// Size of a trace file that is made here: it travels.
+const MADE_CAPACITY: usize = 1 << 20;
 /// No mapping begins at such an address.
 const UNUSABLE: *mut u8 = core::ptr::dangling_mut();
 
@@ -246,6 +248,23 @@ fn file() -> Option<File> {
     // against the file's size when it was mapped.
     let capacity = unsafe { at.add(CAPACITY_AT).cast::<u64>().read() } as usize;
     Some(File { at, capacity })
+}
+
+/// Makes an empty trace file, unless it is there: a process that ran before has made it. What fails here is noticed by
+/// whoever misses the file.
+pub fn make(path: &CStr) -> Option<()> {
+    let file = sys::create(path)?;
+    file.set_size(MADE_CAPACITY)?;
+    let mut header = [0; HEADER];
+    let fields: [(usize, [u8; 8]); 3] = [
+        (0, MAGIC),
+        (CAPACITY_AT, (MADE_CAPACITY as u64).to_ne_bytes()),
+        (NEXT_AT, (HEADER as u64).to_ne_bytes()),
+    ];
+    for (at, bytes) in fields {
+        header.get_mut(at..at + bytes.len())?.copy_from_slice(&bytes);
+    }
+    file.write_start(&header)
 }
 
 fn map() -> Option<File> {

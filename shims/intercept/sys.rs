@@ -15,6 +15,8 @@ pub const ENOSYS: c_int = 38;
 pub const PATH_MAX: usize = 4096;
 
 const O_RDWR: usize = 2;
+const O_CREAT: usize = 0o100;
+const O_EXCL: usize = 0o200;
 const O_CLOEXEC: usize = 0o2000000;
 const X_OK: usize = 1;
 const R_OK: usize = 4;
@@ -30,6 +32,8 @@ mod number {
     pub const MMAP: usize = 9;
     pub const MUNMAP: usize = 11;
     pub const PREAD64: usize = 17;
+    pub const PWRITE64: usize = 18;
+    pub const FTRUNCATE: usize = 77;
     pub const GETCWD: usize = 79;
     pub const OPENAT: usize = 257;
     pub const READLINKAT: usize = 267;
@@ -43,6 +47,8 @@ mod number {
     pub const MMAP: usize = 222;
     pub const MUNMAP: usize = 215;
     pub const PREAD64: usize = 67;
+    pub const PWRITE64: usize = 68;
+    pub const FTRUNCATE: usize = 46;
     pub const GETCWD: usize = 17;
     pub const OPENAT: usize = 56;
     pub const READLINKAT: usize = 78;
@@ -99,9 +105,18 @@ pub unsafe fn bytes<'a>(text: *const c_char) -> Option<&'a [u8]> {
 
 /// Opens `path`, read-only or for reading and writing.
 pub fn open(path: &CStr, write: bool) -> Option<Fd> {
-    let flags = if write { O_RDWR } else { 0 } | O_CLOEXEC;
+    open_with(path, if write { O_RDWR } else { 0 })
+}
+
+/// Makes a file for reading and writing; nothing if there is one of this name.
+pub fn create(path: &CStr) -> Option<Fd> {
+    open_with(path, O_RDWR | O_CREAT | O_EXCL)
+}
+
+fn open_with(path: &CStr, flags: usize) -> Option<Fd> {
+    let (path, mode) = (path.as_ptr() as usize, 0o644);
     // SAFETY: the path ends in NUL; the kernel checks the rest.
-    let fd = unsafe { call(number::OPENAT, [AT_FDCWD as usize, path.as_ptr() as usize, flags, 0, 0, 0]) };
+    let fd = unsafe { call(number::OPENAT, [AT_FDCWD as usize, path, flags | O_CLOEXEC, mode, 0, 0]) };
     c_int::try_from(fd).ok().filter(|&fd| fd >= 0).map(Fd)
 }
 
@@ -129,6 +144,19 @@ impl Fd {
         // SAFETY: no memory is passed.
         let size = unsafe { call(number::LSEEK, [self.0 as usize, 0, SEEK_END, 0, 0, 0]) };
         usize::try_from(size).ok()
+    }
+
+    pub fn set_size(&self, size: usize) -> Option<()> {
+        // SAFETY: no memory is passed.
+        (unsafe { call(number::FTRUNCATE, [self.0 as usize, size, 0, 0, 0, 0]) } == 0).then_some(())
+    }
+
+    /// Writes all of `bytes` at the file's start.
+    pub fn write_start(&self, bytes: &[u8]) -> Option<()> {
+        let from = bytes.as_ptr() as usize;
+        // SAFETY: `bytes` is readable for its length.
+        let n = unsafe { call(number::PWRITE64, [self.0 as usize, from, bytes.len(), 0, 0, 0]) };
+        (usize::try_from(n) == Ok(bytes.len())).then_some(())
     }
 
     /// Maps the first `size` bytes, shared with every other process that maps the file.

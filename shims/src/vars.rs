@@ -15,8 +15,11 @@ pub const EXE: &str = "DBUILD_EXE";
 pub const FALLBACKS: &str = "DBUILD_FALLBACKS";
 /// Set by the interceptor for the shim alone: the path that was about to be executed.
 pub const EXEC_PATH: &str = "DBUILD_EXEC_PATH";
-/// Path of a trace file. Present: the interceptor records and re-routes nothing.
+/// Path of a trace file. Present: the interceptor records and re-routes nothing. Behind [`MAKES_TRACE`] it is a file that
+/// the first process makes.
 pub const TRACE: &str = "DBUILD_TRACE";
+/// Stands before the path in [`TRACE`] where nobody could make the file beforehand.
+pub const MAKES_TRACE: u8 = b'+';
 /// `1`: every shim runs the real compiler, the interceptor passes everything through.
 pub const DISABLE: &str = "DBUILD_DISABLE";
 /// The loader's list of preloaded libraries.

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dbuild_tests::{Counters, Ran, Sandbox, Skips, Snapshot, have};
+use dbuild_tests::{Counters, Ran, Sandbox, Skips, Snapshot, TestCluster, have, namespaces_work};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -70,7 +70,10 @@ struct Built {
 
 impl Bench {
     fn new() -> Bench {
-        let mut sandbox = Sandbox::new();
+        Bench::of(Sandbox::new())
+    }
+
+    fn of(mut sandbox: Sandbox) -> Bench {
         let cargo = Path::new(env!("CARGO")).parent().unwrap();
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", cargo.display());
         sandbox.set("PATH", path);
@@ -196,8 +199,27 @@ const TASKS: u64 = 8;
 
 #[test]
 fn no_change_is_missed() {
-    let skips = Skips::new("changes to crates");
-    let bench = Bench::new();
+    check_rows(&Bench::new(), &Skips::new("changes to crates"));
+}
+
+/// Everything that may leave this machine is compiled by helpers, on which there is no rustc.
+#[test]
+fn no_change_is_missed_by_helpers() {
+    let skips = Skips::new("changes to crates, with helpers");
+    if !namespaces_work() {
+        skips.skip("all", "user namespaces do not work here");
+        return;
+    }
+    let cluster = TestCluster::start(2);
+    let mut bench = Bench::of(Sandbox::of(&cluster));
+    bench.sandbox.set("DBUILD_LOCAL_SLOTS", "0");
+    check_rows(&bench, &skips);
+    let counted = bench.sandbox.counters();
+    // Two libraries and a C file in each build, and what the rows add.
+    assert!(counted.remote > 50, "{counted:?}");
+}
+
+fn check_rows(bench: &Bench, skips: &Skips) {
     bench.lay_out();
     let unchanged = nothing_changed();
     let base = bench.build(&unchanged, true);

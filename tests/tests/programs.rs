@@ -16,16 +16,17 @@ const RANDOM: [&str; 2] = [".rustc_info.json", "*/.fingerprint/*/dep-*"];
 /// A workspace of ten crates and some thirty from the registry.
 #[test]
 fn ripgrep() {
-    build("ripgrep", &["--version"]);
+    build("ripgrep", &["--version"], 25);
 }
 
 /// A server on tokio, with procedural macros.
 #[test]
 fn mini_redis() {
-    build("mini-redis", &[]);
+    build("mini-redis", &[], 40);
 }
 
-fn build(program: &str, run: &[&str]) {
+/// `libraries`: how many of its crates helpers compile.
+fn build(program: &str, run: &[&str], libraries: u64) {
     let skips = Skips::new(program);
     let mut sandbox = Sandbox::new();
     let cargo = Path::new(env!("CARGO")).parent().unwrap();
@@ -66,8 +67,14 @@ fn build(program: &str, run: &[&str]) {
     pooled.set("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", cargo.display()));
     pooled.set("CARGO_HOME", cargo_home());
     pooled.set("CARGO_INCREMENTAL", "0");
+    pooled.set("DBUILD_LOCAL_SLOTS", "0");
     let with_pool = Built::of(&pooled, &there, true);
     assert_eq!(plain.files.difference(&with_pool.files, &[]), None, "with a pool");
+    // Every library that was seen being made; on the helpers there is no rustc.
+    let Counters { remote, errors, reasons, .. } = &with_pool.counted;
+    assert!(*remote >= libraries, "{:?}", with_pool.counted);
+    // What a build script tries in vain fails there, and then here.
+    assert_eq!(*errors, reasons.get("compiler failed on a helper").copied().unwrap_or(0), "{reasons:?}");
     skips.done();
 }
 

@@ -117,7 +117,14 @@ fn look(context: &Context, here: &Here, traced: &Traced) -> Result<Seen, Unkept>
     let unit = prepared.unit(context);
     let idle = unit.as_ref().map(|unit| crates::idle(context, unit)).unwrap_or_default();
     let toolchain = Some(&*prepared.toolchain);
-    let scope = Scope { toolchain, outputs: &declared, own: &own, idle: &idle, unit: unit.as_ref() };
+    let scope = Scope {
+        toolchain,
+        outputs: &declared,
+        own: &own,
+        idle: &idle,
+        elsewhere: false,
+        unit: unit.as_ref(),
+    };
     let observed = observe::read(&traced.trace, &scope).map_err(|doubt| doubted(&doubt))?;
     if !observed.strays.is_empty() {
         tracing::info!(strays = ?observed.strays, "a compile wrote more than was expected");

@@ -49,6 +49,7 @@ use crate::error::{CliError, Context, Result};
 use crate::limits::raise_files;
 use crate::paths::{DataDir, short_socket_path};
 use crate::record;
+use crates::Needs;
 use keeping::Keeping;
 use remote::Remote;
 use slots::Slots;
@@ -79,10 +80,14 @@ pub struct Initiator {
     toolchains: Toolchains,
     /// What programs and procedural macros bring along.
     loaded: Loaded,
+    /// Which crates crates need.
+    needs: Needs,
     /// Finds the inputs of what is sent away.
     finder: ScannedInputs,
     /// Path of the interceptor, for traced runs.
     interceptor: PathBuf,
+    /// Its content, once a helper needed it.
+    interceptor_bytes: OnceLock<Arc<[u8]>>,
     /// How this process sees the file system; who sees another one is not served.
     view: View,
     slots: Slots,
@@ -260,6 +265,8 @@ impl Initiator {
             store,
             watch,
             loaded: Loaded::default(),
+            needs: Needs::default(),
+            interceptor_bytes: OnceLock::new(),
             keeping: Keeping::default(),
             toolchains: Toolchains::new(files.clone(), directories.clone(), SystemTime::now),
             directories,
@@ -320,6 +327,15 @@ impl Initiator {
 
     fn own_directories(&self) -> Vec<PathBuf> {
         own_directories(&self.config.data_dir, &self.interceptor)
+    }
+
+    /// The interceptor as it travels.
+    fn interceptor_bytes(&self) -> std::io::Result<Arc<[u8]>> {
+        if let Some(bytes) = self.interceptor_bytes.get() {
+            return Ok(bytes.clone());
+        }
+        let bytes: Arc<[u8]> = fs_err::read(&self.interceptor)?.into();
+        Ok(self.interceptor_bytes.get_or_init(|| bytes).clone())
     }
 
     /// A name in the scratch directory that no other trace has.

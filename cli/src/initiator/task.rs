@@ -151,7 +151,10 @@ impl Prepared {
             more.push(("processor", context.initiator.cpu().as_bytes()));
         }
         let (roots, more_args) = match &task.unit {
-            Some(unit) => roots::of(context, unit),
+            Some(unit) => {
+                context.initiator.needs.note(&crates::absolute(context, unit));
+                roots::of(context, unit)
+            }
             None => (roots::of_c(context), Vec::new()),
         };
         let libraries = context.variable(crates::LIBRARY_PATH).filter(|_| task.unit.is_some());
@@ -204,7 +207,7 @@ impl Prepared {
 
     /// The arguments of a rustc call: its own, behind those that its own may overrule. A wrapper is told its compiler
     /// first.
-    fn crate_args(&self, context: &Context) -> Vec<OsString> {
+    pub fn crate_args(&self, context: &Context) -> Vec<OsString> {
         let mut args: Vec<OsString> = context.invoke.argv.iter().skip(1).cloned().collect();
         let wraps = args.first().is_some_and(|first| {
             Path::new(first).file_name().is_some_and(|name| name.as_bytes().starts_with(b"rustc"))

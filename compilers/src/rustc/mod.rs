@@ -35,13 +35,29 @@ pub(crate) fn plan(call: &Call<'_>, files: &dyn Files) -> Result<Plan, Reason> {
         outputs,
         depend_args: None,
         extra_inputs: Vec::new(),
-        distribute: Err(Reason::CratesStay),
+        distribute: may_leave(&options),
         cache: Ok(()),
         needs_cpu_identity: options.native,
         object_slot: None,
         unit: Some(unit),
     };
     Ok(Plan::Tasks { tasks: vec![task], then: None })
+}
+
+/// What links runs programs and reads libraries that only a run of it tells; and a helper must be told what to send back.
+fn may_leave(options: &Options) -> Result<(), Reason> {
+    let foretold = |emit: &options::Emit| {
+        emit.path.is_some() || ["dep-info", "metadata", "link"].iter().any(|kind| emit.kind == *kind)
+    };
+    if options.native {
+        Err(Reason::Native)
+    } else if options.links() && (options.test || !options.makes_library || options.makes_others) {
+        Err(Reason::Links)
+    } else if options.output.is_some() || options.keeps_more || !options.emits.iter().all(foretold) {
+        Err(Reason::OtherResults)
+    } else {
+        Ok(())
+    }
 }
 
 fn is_clippy(argv0: &OsStr) -> bool {
@@ -121,6 +137,7 @@ fn results(options: &Options, source: &Path, argument_files: Vec<PathBuf>) -> (C
         linker: options.linker.clone(),
         width: options.width.clone(),
         argument_files,
+        externs: options.externs.clone(),
     };
     (unit, outputs)
 }

@@ -11,7 +11,7 @@ use crate::{FileKind, Files, Reason};
 pub(super) const WIDTH: &str = "--diagnostic-width";
 
 /// Long options that take a value, and are of no further interest here.
-const VALUED: [&str; 17] = [
+const VALUED: [&str; 16] = [
     "edition",
     "target",
     "allow",
@@ -22,7 +22,6 @@ const VALUED: [&str; 17] = [
     "cap-lints",
     "cfg",
     "check-cfg",
-    "extern",
     "sysroot",
     "json",
     "color",
@@ -46,6 +45,13 @@ pub(super) struct Options {
     pub emits: Vec<Emit>,
     /// `--crate-type` names a library for other crates.
     pub makes_library: bool,
+    /// It names something else.
+    pub makes_others: bool,
+    /// `--test`
+    pub test: bool,
+    /// Files of code generation are kept.
+    pub keeps_more: bool,
+    pub externs: Vec<PathBuf>,
     pub searched: Vec<PathBuf>,
     pub libraries: Vec<PathBuf>,
     pub rpath: bool,
@@ -105,7 +111,9 @@ impl Options {
             None => next(),
         };
         match name {
-            b"test" | b"verbose" => {}
+            b"test" => self.test = true,
+            b"verbose" => {}
+            b"extern" => self.external(value()?),
             b"help" | b"version" | b"explain" | b"print" => return Err(Reason::Query),
             b"crate-name" => self.crate_name = Some(value()?.to_owned()),
             b"crate-type" => self.crate_type(value()?),
@@ -153,8 +161,18 @@ impl Options {
     }
 
     fn crate_type(&mut self, types: &OsStr) {
-        let mut types = types.as_bytes().split(|&byte| byte == b',');
-        self.makes_library |= types.any(|one| matches!(one, b"lib" | b"rlib"));
+        for one in types.as_bytes().split(|&byte| byte == b',') {
+            match one {
+                b"lib" | b"rlib" => self.makes_library = true,
+                _ => self.makes_others = true,
+            }
+        }
+    }
+
+    /// `--extern [OPTIONS:]NAME[=PATH]`
+    fn external(&mut self, text: &OsStr) {
+        let (_, path) = halves(text.as_bytes(), b'=');
+        self.externs.extend(path.map(|path| PathBuf::from(OsStr::from_bytes(path))));
     }
 
     fn emit(&mut self, kinds: &OsStr) -> Result<(), Reason> {
@@ -190,6 +208,7 @@ impl Options {
         match name.as_slice() {
             b"help" => return Err(Reason::Query),
             b"rpath" => self.rpath = true,
+            b"save-temps" | b"split-debuginfo" => self.keeps_more = true,
             b"incremental" => return Err(Reason::Incremental),
             b"extra-filename" => self.extra_filename = value.to_owned(),
             b"linker" => self.linker = Some(value.into()),

@@ -137,3 +137,21 @@ fn what_is_left_alone() {
     assert_eq!(planned("rustc", "src/lib.rs", true), Plan::Local(Reason::Terminal));
     assert!(matches!(planned("rustc", CARGO, true), Plan::Tasks { .. }));
 }
+
+#[test]
+fn libraries_and_checks_may_leave_and_links_stay() {
+    let leaves = |line: &str| task(line).distribute;
+    assert_eq!(leaves(CARGO), Ok(()));
+    assert_eq!(leaves("src/lib.rs --crate-type bin --emit=dep-info,metadata"), Ok(()));
+    assert_eq!(leaves("src/lib.rs --test --emit=metadata"), Ok(()));
+    for links in ["", "--crate-type bin", "--crate-type lib,cdylib", "--crate-type lib --test"] {
+        assert_eq!(leaves(&format!("src/lib.rs {links}")), Err(Reason::Links), "{links}");
+    }
+    for more in ["-C save-temps", "-Csplit_debuginfo=unpacked", "--emit=link,obj", "-o /t/debug/deps/y"] {
+        let line = format!("src/lib.rs --crate-type lib {more}");
+        assert_eq!(leaves(&line), Err(Reason::OtherResults), "{more}");
+    }
+    assert_eq!(leaves("src/lib.rs --crate-type lib -C target-cpu=native"), Err(Reason::Native));
+    let externs = task("src/lib.rs --extern a=/d/liba.rmeta --extern priv:b=c/libb.so --extern proc_macro");
+    assert_eq!(externs.unit.unwrap().externs, ["/d/liba.rmeta", "c/libb.so"].map(PathBuf::from));
+}

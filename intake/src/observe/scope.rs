@@ -40,6 +40,8 @@ pub struct Scope<'a> {
     pub own: &'a [PathBuf],
     /// Files that have no effect on the result though they are opened (a jobserver's, files of arguments).
     pub idle: &'a [PathBuf],
+    /// It ran on another machine, whose disk is gone: what it wrote is known by the trace alone.
+    pub elsewhere: bool,
     /// What is particular to a crate, with absolute paths.
     pub unit: Option<&'a CrateUnit>,
 }

@@ -28,6 +28,16 @@ impl Earlier {
         Earlier(entry)
     }
 
+    /// The files that were read, where they are now.
+    pub fn files<'e>(&'e self, roots: &'e Roots) -> impl Iterator<Item = Cow<'e, Path>> {
+        self.0.files.iter().filter_map(|seen| roots.unmask_path(&seen.path))
+    }
+
+    /// The variables that were asked for.
+    pub fn variables(&self) -> impl Iterator<Item = &OsStr> {
+        self.0.variables.iter().map(|seen| OsStr::from_bytes(&seen.name))
+    }
+
     /// As if `inputs` had been remembered just now. `None`: something of them is gone.
     pub fn of(inputs: &Inputs, files: &FileTable, directories: &DirTable) -> Option<Earlier> {
         let world =

@@ -44,6 +44,10 @@ pub(super) fn probe(key: &Key, traceable: bool) -> Result<Parts, IntakeError> {
     };
     load(key, &mut parts)?;
     parts.files.extend(children(&crates).into_iter().filter(|path| path.is_file()));
+    // Where they are, rustc names the sources of its own crates by their real places (`rustc_session::filesearch`).
+    let sources = ["src/rust/library/std/src/lib.rs", "rustc-src/rust/compiler/rustc/src/main.rs"];
+    let rustlib = parts.sysroot.as_deref().unwrap_or(Path::new("/")).join("lib/rustlib");
+    parts.files.extend(sources.iter().map(|name| rustlib.join(name)).filter(|path| path.is_file()));
     parts.listed.push(crates);
     Ok(parts)
 }

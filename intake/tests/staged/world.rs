@@ -160,6 +160,7 @@ impl World {
             cwd: &cwd,
             env: &relevant_env(toolchain.info.family, &self.env),
             logical_cwd: logical_directory(&cwd, &self.env),
+            own: &[],
             timeout: Duration::from_secs(600),
             do_not_cache: false,
         })

@@ -217,3 +217,27 @@ fn paths_become_absolute() {
     let moved = trace.records().map(Result::unwrap).find(|record| record.kind == Kind::Rename).unwrap();
     assert_eq!((moved.path, moved.second), (&*work.join("sub/made"), &*work.join("sub/../moved")));
 }
+
+/// As on helpers: nobody could make the file, nor is the stand-in there.
+#[test]
+fn the_first_process_makes_the_trace() {
+    let bench = Bench::new();
+    let file = bench.path("made");
+    bench.write("work/read", "text");
+    let run = |script: &str| {
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", script]).env_clear().env("PATH", "/usr/bin:/bin").current_dir(bench.path("work"));
+        shell.env("LD_PRELOAD", &artefacts().intercept).env("DBUILD_TRACE", format!("+{}", file.display()));
+        assert!(shell.status().unwrap().success());
+    };
+    // The second process finds it made, and each child is one more.
+    run("cat read > first; cat first > second");
+    run("exec cat second");
+    let trace = Trace::read(&file).unwrap();
+    assert!(trace.complete());
+    let seen = seen(&trace);
+    for name in ["read", "first", "second"] {
+        let read = (Kind::OpenRead, Outcome::Found, bench.path("work").join(name));
+        assert!(seen.contains(&read), "{name}: {seen:?}");
+    }
+}

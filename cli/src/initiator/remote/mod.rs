@@ -59,6 +59,8 @@ struct Inner {
     known: Mutex<HashSet<Digest>>,
     /// Input roots of toolchains whose blobs are all known.
     toolchains: Mutex<HashSet<Digest>>,
+    /// Those whose blobs are on their way.
+    bringing: Mutex<HashSet<Digest>>,
     /// Large blobs on their way, so that equal uploads are merged.
     uploads: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while more than a little is asked for and sent.
@@ -84,6 +86,7 @@ impl Remote {
             channel: endpoint.connect_lazy(),
             known: Mutex::default(),
             toolchains: Mutex::default(),
+            bringing: Mutex::default(),
             uploads: Mutex::default(),
             much: tokio::sync::Mutex::default(),
             down: Mutex::default(),

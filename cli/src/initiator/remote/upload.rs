@@ -46,6 +46,33 @@ impl Remote {
         Ok(sent)
     }
 
+    /// Whether the toolchain is there. If not, it is on its way when this returns: what needs it may run here meanwhile.
+    pub fn begin_toolchain(&self, toolchain: &InputRoot) -> bool {
+        if self.knows_toolchain(toolchain) {
+            return true;
+        }
+        let digest = toolchain.digest();
+        if !lock(&self.0.bringing).insert(digest) {
+            return false;
+        }
+        let (remote, toolchain) = (self.clone(), toolchain.clone());
+        tokio::spawn(async move {
+            if let Err(fault) = remote.bring_toolchain(&toolchain).await {
+                tracing::info!(fault = fault.message, "a toolchain could not be sent");
+            }
+            lock(&remote.0.bringing).remove(&digest);
+        });
+        false
+    }
+
+    /// As [`Remote::upload_toolchain`] for one of hundreds of megabytes: others' uploads get their turn between its files.
+    pub async fn bring_toolchain(&self, toolchain: &InputRoot) -> Result<(), Fault> {
+        for blob in toolchain.blobs().iter().filter(|blob| blob.digest.size > SMALL) {
+            self.upload(std::slice::from_ref(blob)).await?;
+        }
+        self.upload_toolchain(toolchain).await.map(drop)
+    }
+
     /// Makes sure that the server has every one of `blobs`; gives the bytes sent.
     pub(super) async fn upload(&self, blobs: &[Blob]) -> Result<u64, Fault> {
         let unknown = || blobs.iter().filter(|blob| !self.knows(&blob.digest)).collect::<Vec<_>>();

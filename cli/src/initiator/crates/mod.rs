@@ -1,4 +1,9 @@
-//! What a watched rustc call depended on, and what it left: the part of keeping a result that is unlike a C compile.
+//! What a watched rustc call depended on, and what it left: the part of keeping a result that is unlike a C compile. What
+//! goes to helpers with a crate is in `away`, what comes back of it in `back`.
+
+pub mod away;
+pub mod back;
+mod needs;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -9,6 +14,7 @@ use dbuild_compilers::CrateUnit;
 use dbuild_intake::{Doubt, Inputs, JOBSERVER, Observed, Presence, Start, Toolchain, is_script};
 
 use super::context::Context;
+pub use needs::Needs;
 
 /// Programs that a link runs: the driver that rustc calls, and what that calls. `--linker` may name another.
 const LINKERS: [&str; 18] = [
@@ -45,6 +51,7 @@ pub fn absolute(context: &Context, unit: &CrateUnit) -> CrateUnit {
         searched: unit.searched.iter().map(absolute).collect(),
         libraries: unit.libraries.iter().map(absolute).collect(),
         out_dir: absolute(&unit.out_dir),
+        externs: unit.externs.iter().map(absolute).collect(),
         ..unit.clone()
     }
 }

@@ -1,0 +1,164 @@
+//! What comes back from the pool: checked, put in place, remembered.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use dbuild_compilers::{DependStyle, Depfile, OutputKind};
+use dbuild_intake::action::BuiltAction;
+use dbuild_intake::{Inputs, verify};
+use dbuild_proto::record::{OutputFile, TaskOutcome};
+use dbuild_proto::{Digest, DigestFunction};
+
+use super::super::context::Context;
+use super::super::crates::away::{self, Luggage};
+use super::super::crates::back;
+use super::super::near::{self, readies};
+use super::super::task::{Answered, Prepared};
+use super::super::{outputs, policy, remote};
+use super::Refusal;
+use super::errand::{Content, Errand};
+use crate::record::{Event, Placement};
+
+/// The reason under which tasks are counted whose depfile differed from what the scan of directives had found.
+pub const SCAN_DIFFERS: &str = "the compiler read other files than the scan had found";
+
+/// Puts a helper's answer in place and remembers it.
+pub fn accept(
+    context: &Context,
+    prepared: &Prepared,
+    Errand { inputs, built }: Errand,
+    mut answer: remote::Answer,
+) -> Result<Answered, Refusal> {
+    let store = context.initiator.store.as_ref().map_err(Refusal::fault)?;
+    let inputs = match inputs {
+        Content::Found(inputs) => inputs,
+        Content::Packed(luggage) => seen(context, prepared, &luggage, &built, &mut answer)?,
+    };
+    let places = prepared.outputs(context);
+    let mut outcome = TaskOutcome {
+        stdout: answer.stdout,
+        stderr: answer.stderr,
+        run_ms: answer.run_ms,
+        ..TaskOutcome::default()
+    };
+    for (name, digest, executable) in &answer.outputs {
+        // A helper may be hostile: only paths that were asked for are ever written.
+        let known = |output: &&PathBuf| places.iter().any(|place| place.name == **output);
+        let Some(output) = built.outputs.get(name).filter(known) else {
+            return Err(Refusal::fault("a helper sent an output that was not asked for"));
+        };
+        outcome.outputs.push(OutputFile {
+            path: output.as_os_str().as_bytes().to_vec(),
+            blob: Some((*digest).into()),
+            executable: *executable,
+            masked: false,
+        });
+    }
+    if answer.exit_code == 0 {
+        policy::complete(&places, &outcome).map_err(Refusal::fault)?;
+    } else if let Some(reason) = policy::doubtful_failure(&outcome.stderr, answer.exit_code, &places) {
+        return Err(Refusal::because(reason));
+    }
+    if answer.exit_code == 0 {
+        verify(context, prepared, &inputs, &outcome)?;
+    }
+    let files = readies(context, prepared, &outcome).unwrap_or_default();
+    outputs::place(store, &files, context.invoke.umask)
+        .map_err(|_| Refusal::because("output could not be put in place"))?;
+    let (placement, reason) =
+        if answer.cached { (Placement::HitShared, "hit") } else { (Placement::Remote, "remote") };
+    let mut end = prepared.end(context, placement, reason);
+    end.helper = answer.helper.filter(|_| !answer.cached);
+    end.exit_code = answer.exit_code;
+    end.notice = answer.notice;
+    (end.sent, end.received, end.run_ms) = (answer.sent, answer.received, answer.run_ms);
+    end.uncacheable = prepared.task.cache.as_ref().err().map(ToString::to_string);
+    context.initiator.record(Event::Ended(Box::new(end)));
+    let answered = Answered {
+        stdout: outcome.stdout.clone(),
+        stderr: outcome.stderr.clone(),
+        status: answer.exit_code << 8,
+    };
+    if answer.exit_code == 0
+        && prepared.task.cache.is_ok()
+        && let Err(error) = near::remember(context, prepared, &inputs, outcome)
+    {
+        tracing::warn!(%error, "failed to remember a result");
+    }
+    Ok(answered)
+}
+
+/// What a crate's compile depended on, by the trace among the outputs, which is taken out of them.
+fn seen(
+    context: &Context,
+    prepared: &Prepared,
+    luggage: &Luggage,
+    built: &BuiltAction,
+    answer: &mut remote::Answer,
+) -> Result<Inputs, Refusal> {
+    if answer.exit_code != 0 {
+        // Maybe for want of a file.
+        return Err(Refusal::because("compiler failed on a helper"));
+    }
+    let store = context.initiator.store.as_ref().map_err(Refusal::fault)?;
+    let Some(unit) = prepared.unit(context) else { return Ok(Inputs::default()) };
+    let came: HashMap<&Path, Digest> = answer
+        .outputs
+        .iter()
+        .filter_map(|(name, digest, _)| Some((built.outputs.get(name)?.as_path(), *digest)))
+        .collect();
+    let read = |path: &Path| {
+        let read = came.get(path).map(|digest| store.read(DigestFunction::Blake3, digest)).transpose();
+        read.map_err(|error| Refusal::fault(outputs::cache_fault(&error)))
+    };
+    let trace = Path::new(away::TRACE);
+    let returned = back::Returned {
+        trace: read(trace)?.ok_or_else(|| Refusal::because("a helper sent no trace"))?,
+        stderr: &answer.stderr,
+        depfile: depfile(context, prepared).map_or(Ok(None), |path| read(&path))?,
+        outputs: &came.keys().copied().collect::<Vec<_>>(),
+    };
+    answer.outputs.retain(|(name, _, _)| built.outputs.get(name).is_none_or(|path| path != trace));
+    Ok(back::verified(context, prepared, &unit, luggage, returned)?)
+}
+
+/// Holds the depfile that came back, if there is one, against what the scan had found. The object of a compile that saw
+/// other inputs may be wrong: the task is done again here, where the compiler finds them itself.
+fn verify(
+    context: &Context,
+    prepared: &Prepared,
+    inputs: &Inputs,
+    outcome: &TaskOutcome,
+) -> Result<(), Refusal> {
+    let task = &prepared.task;
+    if task.unit.is_some() {
+        return Ok(());
+    }
+    let Some(name) = depfile(context, prepared) else { return Ok(()) };
+    let sent = outcome.outputs.iter().find(|output| output.path == name.as_os_str().as_bytes());
+    let Some(digest) = sent.and_then(|output| Digest::try_from(output.blob.as_ref()?).ok()) else {
+        return Ok(());
+    };
+    let initiator = &context.initiator;
+    let store = initiator.store.as_ref().map_err(Refusal::fault)?;
+    let text = store
+        .read(DigestFunction::Blake3, &digest)
+        .map_err(|error| Refusal::fault(outputs::cache_fault(&error)))?;
+    let depfile = Depfile::parse(&text).map_err(|_| Refusal::fault("a helper sent a damaged depfile"))?;
+    let style = DependStyle::of(&task.args);
+    let cwd = &context.invoke.cwd;
+    match verify::difference(inputs, &depfile, style, cwd, &prepared.toolchain, &initiator.files) {
+        None => Ok(()),
+        Some(difference) => {
+            tracing::warn!(source = %task.source.display(), %difference, "a scan was wrong");
+            Err(Refusal::fault(SCAN_DIFFERS))
+        }
+    }
+}
+
+/// Where the depfile goes, if there is one.
+fn depfile(context: &Context, prepared: &Prepared) -> Option<PathBuf> {
+    let mut depfiles = prepared.task.outputs.iter().filter(|output| output.kind == OutputKind::Depfile);
+    depfiles.find_map(|output| Some(context.absolute(output.path()?)))
+}
