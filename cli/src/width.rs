@@ -15,6 +15,9 @@ const MOST: u32 = 256;
 pub const MAKEFLAGS: &str = "MAKEFLAGS";
 pub const CMAKE_LEVEL: &str = "CMAKE_BUILD_PARALLEL_LEVEL";
 
+/// cargo's configuration `build.jobs`, as a variable.
+pub const CARGO_JOBS: &str = "CARGO_BUILD_JOBS";
+
 /// What is changed about a build so that it is as wide as it can be.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Widened {
@@ -51,8 +54,14 @@ pub fn widen(
         b"ninja" | b"ninja-build" | b"samu" => {
             widened.arguments.extend((!said).then(|| option(jobs.max(processors + 2))));
         }
-        // It divides its work by itself, and what its build scripts start is its own affair.
-        b"cargo" => return widened,
+        // Its own choice where nobody says anything: the processors. What its build scripts start is its own affair.
+        b"cargo" => {
+            let configured = args.iter().any(|arg| contains(arg.as_bytes(), b"build.jobs"));
+            if !said && !configured && variable(CARGO_JOBS).is_none() {
+                widened.variables.push((CARGO_JOBS, jobs.max(processors).to_string().into()));
+            }
+            return widened;
+        }
         _ if names::is_compiler(name) => return widened,
         b"make" | b"gmake" | b"cmake" if said => return widened,
         b"cmake" if args.iter().any(|arg| arg == "--build") && variable(CMAKE_LEVEL).is_none() => {
@@ -83,6 +92,10 @@ fn flags_say_jobs(flags: &OsStr) -> bool {
     let bundle =
         words.first().is_some_and(|word| is_bundle(word.as_bytes()) && word.as_bytes().contains(&b'j'));
     bundle || says_jobs(&words)
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 fn words_of(flags: &OsStr) -> impl Iterator<Item = &OsStr> {
@@ -125,6 +138,7 @@ mod tests {
         assert_eq!(shown("/usr/bin/ninja -C b", &[]), "MAKEFLAGS=-j20 | -j20");
         assert_eq!(shown("cmake --build b", &[]), "CMAKE_BUILD_PARALLEL_LEVEL=20 | MAKEFLAGS=-j20");
         assert_eq!(shown("cmake -S . -B b", &[]), "MAKEFLAGS=-j20");
+        assert_eq!(shown("cargo +nightly build", &[]), "CARGO_BUILD_JOBS=20");
     }
 
     #[test]
@@ -134,7 +148,8 @@ mod tests {
             "make -j",
             "gmake --jobs=3",
             "make -kj2",
-            "cargo build",
+            "cargo build -j3",
+            "cargo --config build.jobs=2 test",
             "gcc -c a.c",
             "cmake --build b -j3",
         ] {
@@ -142,6 +157,7 @@ mod tests {
         }
         assert_eq!(shown("cmake --build b --parallel 3", &[]), "");
         assert_eq!(shown("ninja -j1", &[("MAKEFLAGS", "-j1")]), "");
+        assert_eq!(shown("cargo build", &[(CARGO_JOBS, "4")]), "");
         assert_eq!(shown("cmake --build b", &[(CMAKE_LEVEL, "2"), (MAKEFLAGS, "-j2")]), "");
         for flags in ["-j3", "kj3", "-k -j", "--jobs=2", "ks --jobserver-auth=3,4"] {
             assert_eq!(shown("make", &[(MAKEFLAGS, flags)]), "", "{flags}");

@@ -18,8 +18,8 @@ fn makefiles(dir: &Path) {
     write("pair.mk", "all: a b\na: ; @echo through >pipe\nb: ; @cat pipe\n");
     write("serial.mk", ".NOTPARALLEL:\nall: a b c\na b c: ; @echo begin $@; sleep 0.1; echo end $@\n");
     // What stands for ninja and cmake says what it was told.
-    for name in ["ninja", "cmake"] {
-        write(name, "#!/bin/sh\necho \"$@ [$CMAKE_BUILD_PARALLEL_LEVEL]\"\n");
+    for name in ["ninja", "cmake", "cargo"] {
+        write(name, "#!/bin/sh\necho \"$@ [$CMAKE_BUILD_PARALLEL_LEVEL$CARGO_BUILD_JOBS]\"\n");
         std::fs::set_permissions(dir.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
     }
@@ -51,7 +51,12 @@ fn silence_is_filled_in_with_the_pools_width() {
     let told = String::from_utf8(user.dbuild(&dir, &["./ninja", "all"]).ok().stdout).unwrap();
     let jobs: u32 = told.strip_prefix("-j").unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(jobs >= 4 && told.ends_with(" all []\n"), "{told}");
+    says(&user, &dir, &["./cargo", "build"], "build [4]\n");
     // Who says something is obeyed.
+    says(&user, &dir, &["./cargo", "build", "-j3"], "build -j3 []\n");
+    std::fs::create_dir(dir.join(".cargo")).unwrap();
+    std::fs::write(dir.join(".cargo/config.toml"), "[build]\njobs = 1\n").unwrap();
+    says(&user, &dir, &["./cargo", "build"], "build []\n");
     says(&user, &dir, &["make", "-j2"], "[-j2]\n");
     says(&user, &dir, &["sh", "-c", "make -j1; make -j3 -f outer.mk"], "[-j1]\n[-j3]\n");
     says(&user, &dir, &["sh", "-c", "MAKEFLAGS= make"], "[]\n");

@@ -170,7 +170,10 @@ async fn widen(
     words: &mut Vec<OsString>,
     changes: &mut Changes,
 ) {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let variable = |name: &str| {
+        let set = std::env::var_os(name).filter(|value| !value.is_empty());
+        set.or_else(|| (name == width::CARGO_JOBS).then(configured_jobs).flatten())
+    };
     let url = changes.iter().find(|(name, _)| *name == COORDINATOR).and_then(|(_, url)| url.to_str());
     let Some(url) = url.filter(|_| config.widen && width::may_widen(words, &variable)) else { return };
     let request = Request::Slots { session: session.to_owned(), coordinator: url.to_owned() };
@@ -180,6 +183,20 @@ async fn widen(
         changes.extend(widened.variables);
         words.splice(1..1, widened.arguments);
     }
+}
+
+/// `build.jobs` of cargo's configuration files (cargo book, "Configuration", "Hierarchical structure").
+fn configured_jobs() -> Option<OsString> {
+    let here = std::env::current_dir().ok()?;
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let places = here.ancestors().map(|above| above.join(".cargo")).chain(home);
+    let mut files = places.flat_map(|place| [place.join("config.toml"), place.join("config")]);
+    files.find_map(|file| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let table: toml::Table = text.parse().ok()?;
+        Some(table.get("build")?.get("jobs")?.to_string().into())
+    })
 }
 
 /// Runs the command to its end. Signals of the terminal reach it by themselves; we only outlive them.
