@@ -72,7 +72,7 @@ pub fn to_shim_seeds() -> Vec<Vec<u8>> {
     let run = Run { runs: vec![command(None), command(Some("/tmp/trace"))], parallel: 2 };
     let part = Part { stdout: b"o".into(), stderr: b"warning: x\n".into() };
     let done = Done { parts: vec![Part::default(), part], code: 256 + 11 };
-    [ToShim::Exec(exec), ToShim::Run(run), ToShim::Done(done)]
+    [ToShim::Exec(exec), ToShim::Run(run), ToShim::Print(b"line\n".into()), ToShim::Done(done)]
         .iter()
         .map(|frame| frame.encode().split_off(4))
         .collect()

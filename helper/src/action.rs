@@ -13,9 +13,10 @@ use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::protobuf::{Any, Timestamp};
 use dbuild_proto::{Digest, DigestFunction, MAX_MESSAGE, pool};
 use prost::Message;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::Listener;
 use crate::command::Job;
 use crate::execute::{Finished, Patience, execute};
 use crate::fault::{Trouble, blocking};
@@ -124,9 +125,14 @@ impl Worker {
         let _ = tokio::task::spawn_blocking(move || skeletons.clear()).await;
     }
 
-    /// Runs one lease to its outcome. No process of the action is left when this returns.
-    pub async fn run(&self, lease: &pool::Lease, cancel: CancellationToken) -> pool::lease_result::Outcome {
-        match self.shared.run(lease, &cancel).await {
+    /// Runs one lease to its outcome. No process of the action is left when this returns. `tell` takes what is ready before.
+    pub async fn run(
+        &self,
+        lease: &pool::Lease,
+        cancel: CancellationToken,
+        tell: impl Fn(re::ActionResult) + Sync,
+    ) -> pool::lease_result::Outcome {
+        match self.shared.run(lease, &cancel, &tell).await {
             Ok(result) => pool::lease_result::Outcome::ActionResult(result.encode_to_vec()),
             Err(trouble) => pool::lease_result::Outcome::Fault(trouble.to_fault()),
         }
@@ -138,6 +144,7 @@ impl Shared {
         &self,
         lease: &pool::Lease,
         cancel: &CancellationToken,
+        tell: &(impl Fn(re::ActionResult) + Sync),
     ) -> Result<re::ActionResult, Trouble> {
         let worker_start = SystemTime::now();
         let (scope, job, mut staged, times) = unless(cancel, async {
@@ -157,7 +164,19 @@ impl Shared {
             cancel: cancel.clone(),
             stdio_bytes: self.limits.stdio_bytes,
         };
-        let ran = execute(&self.sandbox, self.spec(&job, &staged), &patience).await;
+        let (heard, mut words) = mpsc::unbounded_channel();
+        let ran = execute(&self.sandbox, self.spec(&job, &staged), &patience, Listener::new(heard));
+        let telling = unless(cancel, async {
+            while let Some(stderr) = words.recv().await {
+                match self.ready(&scope, &job, &staged, stderr).await {
+                    Ok(result) => tell(result),
+                    // It comes with the result, then.
+                    Err(trouble) => tracing::info!("what is ready could not be told: {trouble:?}"),
+                }
+            }
+            Ok(())
+        });
+        let (ran, _) = tokio::join!(ran, telling);
         // The mounts are gone with the action: the trees may go too.
         staged.trees.clear();
         // Where nothing is mounted an action may have changed what is kept; and one that was ended by force may, if
@@ -304,6 +323,23 @@ impl Shared {
             hidden: vec![bytes(&self.data_dir)],
             mode: 0,
         }
+    }
+
+    /// Uploads what is there of the outputs while the action runs.
+    async fn ready(
+        &self,
+        scope: &Scope,
+        job: &Job,
+        staged: &Staged,
+        stderr_raw: Vec<u8>,
+    ) -> Result<re::ActionResult, Trouble> {
+        let (function, max_bytes) = (scope.function, self.limits.output_bytes);
+        let (root, cwd) = (staged.skeleton.path().to_owned(), staged.plan.cwd.clone());
+        let outputs = job.outputs.clone();
+        let mut collected =
+            blocking(move || collect::collect(&root, &cwd, &outputs, function, max_bytes)).await?;
+        self.fetcher.remote().upload(scope, collected.blobs.drain().collect()).await?;
+        Ok(re::ActionResult { stderr_raw, ..collected.result })
     }
 
     /// Collects and uploads, and only then lets anybody know of the result.

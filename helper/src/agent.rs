@@ -7,9 +7,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use dbuild_proto::pool::lease_result::Outcome;
-use dbuild_proto::pool::{Fault, Lease, fault, pool_client::PoolClient};
+use dbuild_proto::pool::{Announcement, Fault, Lease, fault, pool_client::PoolClient};
 use dbuild_proto::pool::{FromHelper, Hello, LeaseResult, State, ToHelper, from_helper, to_helper};
+use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::{MAX_MESSAGE, PROTOCOL};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -112,7 +114,7 @@ impl Agent<'_> {
                         }
                         to_helper::Message::Refused(refused) => return End::Refused(refused.reason),
                         to_helper::Message::Lease(lease) => {
-                            if let Some(refusal) = self.take(lease) {
+                            if let Some(refusal) = self.take(lease, &out) {
                                 let _ = out.send(refusal);
                             }
                         }
@@ -178,7 +180,7 @@ impl Agent<'_> {
     }
 
     /// Starts a lease, or returns the answer that refuses it. A lease that is known already is passed over.
-    fn take(&mut self, lease: Lease) -> Option<FromHelper> {
+    fn take(&mut self, lease: Lease, out: &mpsc::UnboundedSender<FromHelper>) -> Option<FromHelper> {
         let lease_id = lease.lease_id;
         if self.leases.contains_key(&lease_id) {
             return None;
@@ -195,7 +197,13 @@ impl Agent<'_> {
         let token = CancellationToken::new();
         self.leases.insert(lease_id, token.clone());
         let worker = self.worker.clone();
-        let task = self.running.spawn(async move { (lease_id, worker.run(&lease, token).await) });
+        let out = out.clone();
+        let tell = move |ready: re::ActionResult| {
+            let announcement = Announcement { lease_id, action_result: ready.encode_to_vec() };
+            // Without a stream nobody waits for it.
+            let _ = out.send(message(from_helper::Message::Announcement(announcement)));
+        };
+        let task = self.running.spawn(async move { (lease_id, worker.run(&lease, token, tell).await) });
         self.tasks.insert(task.id(), lease_id);
         None
     }

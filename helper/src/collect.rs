@@ -18,7 +18,7 @@ use crate::fault::Trouble;
 use crate::remote::Payload;
 
 /// Files up to this size are kept in memory between hashing and uploading.
-const IN_MEMORY: u64 = 256 * 1024;
+const IN_MEMORY: u64 = 1024 * 1024;
 /// Bytes of one action's outputs that are kept in memory.
 const KEPT: u64 = 64 << 20;
 /// stdout and stderr up to this size travel inside the result.

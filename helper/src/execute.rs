@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::Listener;
 use crate::fault::Trouble;
 use crate::sandbox::spec::{Report, Spec};
 use crate::sandbox::{Running, Sandbox};
@@ -36,8 +37,13 @@ pub struct Patience {
     pub stdio_bytes: u64,
 }
 
-/// Runs `spec` in the sandbox.
-pub async fn execute(sandbox: &Sandbox, spec: Spec, patience: &Patience) -> Result<Finished, Trouble> {
+/// Runs `spec` in the sandbox. `listener` hears what it prints on stderr.
+pub async fn execute(
+    sandbox: &Sandbox,
+    spec: Spec,
+    patience: &Patience,
+    mut listener: Listener,
+) -> Result<Finished, Trouble> {
     let started = SystemTime::now();
     let oom_kills = crate::state::oom_kills();
     let running = sandbox
@@ -49,7 +55,10 @@ pub async fn execute(sandbox: &Sandbox, spec: Spec, patience: &Patience) -> Resu
     let ran = {
         let limit = patience.stdio_bytes;
         let all = async {
-            let (stdout, stderr) = tokio::try_join!(take_in(stdout, limit), take_in(stderr, limit))?;
+            let (stdout, stderr) = tokio::try_join!(
+                take_in(stdout, limit, |_| ()),
+                take_in(stderr, limit, |so_far| listener.hear(so_far)),
+            )?;
             let report = reports.wait().await.map_err(|error| {
                 Trouble::here("hear from the action's first process, which was killed from outside", error)
             })?;
@@ -91,11 +100,18 @@ pub async fn execute(sandbox: &Sandbox, spec: Spec, patience: &Patience) -> Resu
     Ok(Finished { exit_code, signal: report.signal, stdout, stderr, started, ended, report })
 }
 
-/// Reads to the end, or fails at more than `limit` bytes.
-async fn take_in(from: impl AsyncRead + Unpin, limit: u64) -> Result<Vec<u8>, Trouble> {
+/// Reads to the end, or fails at more than `limit` bytes; tells what there is as it comes.
+async fn take_in(
+    from: impl AsyncRead + Unpin,
+    limit: u64,
+    mut tell: impl FnMut(&[u8]),
+) -> Result<Vec<u8>, Trouble> {
     let mut bytes = Vec::new();
     let mut from = from.take(limit.saturating_add(1));
-    from.read_to_end(&mut bytes).await.map_err(|error| Trouble::here("read the action's output", error))?;
+    let failed = |error| Trouble::here("read the action's output", error);
+    while from.read_buf(&mut bytes).await.map_err(failed)? > 0 {
+        tell(&bytes);
+    }
     if bytes.len() as u64 > limit {
         let mib = limit as f64 / f64::from(1 << 20);
         return Err(Trouble::Bad(format!("keep what the action prints: more than {mib} MiB")));

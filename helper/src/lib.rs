@@ -6,6 +6,7 @@
 
 mod action;
 mod agent;
+mod announce;
 mod collect;
 mod command;
 mod execute;

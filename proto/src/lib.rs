@@ -21,6 +21,9 @@ pub const MAX_BATCH: usize = 4 * 1024 * 1024;
 /// (Buildbarn's `chroot_into_input_root`). Any other action sees the helper's own file system read-only.
 pub const PROPERTY_INPUT_ROOT: &str = "dbuild-input-root-is-root";
 
+/// Type of what is ready of an action before its end (`Announcement` in `proto/pool.proto`).
+pub const ACTION_RESULT: &str = "type.googleapis.com/build.bazel.remote.execution.v2.ActionResult";
+
 /// The pool protocol (`proto/pool.proto`).
 #[allow(clippy::all, missing_docs)]
 pub mod pool {

@@ -13,11 +13,12 @@ use crate::call::{Call, Settings};
 use crate::children;
 use crate::frame::{self, Command, Done, FromShim, Part, Ran, Run, ToShim};
 use crate::program::Program;
+use crate::said::Said;
 use crate::{fallback, system};
 
 /// Obeys the initiator; returns the exit code, unless this process was replaced.
 pub fn obey(socket: UnixStream, call: &Call, settings: &Settings) -> i32 {
-    let mut talk = Talk { socket, call, settings, own_result: None };
+    let mut talk = Talk { socket, call, settings, own_result: None, said: Said::default() };
     match talk.converse() {
         Ok(code) => code,
         Err(reason) => talk.give_up(&reason),
@@ -30,6 +31,8 @@ struct Talk<'a> {
     settings: &'a Settings,
     /// The result of the call's own command, if it was run already.
     own_result: Option<Ran>,
+    /// What was printed before the end.
+    said: Said,
 }
 
 impl Talk<'_> {
@@ -46,7 +49,17 @@ impl Talk<'_> {
                         return Ok(fallback::replace(&self.call.program));
                     }
                 }
+                ToShim::Print(text) => {
+                    if !print(2, self.said.beyond(&text)) {
+                        return Ok(fallback::replace(&self.call.program));
+                    }
+                    self.said.add(&text);
+                }
                 ToShim::Exec(exec) => {
+                    if !self.said.is_empty() {
+                        let program = Program { path: exec.program, argv: exec.argv, env: exec.env };
+                        return Ok(self.run_on(program));
+                    }
                     // its end of file will tell the initiator that the program ended
                     system::keep_across_exec(self.socket.as_fd()).map_err(|error| error.to_string())?;
                     let program = Program { path: exec.program, argv: exec.argv, env: exec.env };
@@ -75,7 +88,7 @@ impl Talk<'_> {
     fn run(&mut self, run: &Run) -> Result<bool, String> {
         let mut lost = None;
         let intercept = self.settings.preloadable();
-        let taken = children::run(run, intercept.as_deref(), |ran, command| {
+        let taken = children::run(run, intercept.as_deref(), &self.said.clone(), |ran, command| {
             let own = self.is_own(command) && ran.spawn_errno == 0;
             if lost.is_none() {
                 lost = self.send(&FromShim::Ran(ran.clone())).err();
@@ -105,7 +118,28 @@ impl Talk<'_> {
                 };
                 self.finish(&Done { parts, code: Done::code_of(ran.status) })
             }
-            None => fallback::run(self.call, self.settings, reason),
+            None if self.said.is_empty() => fallback::run(self.call, self.settings, reason),
+            None => {
+                fallback::note(self.settings, reason);
+                let Program { path, argv, env } = &self.call.program;
+                self.run_on(Program { path: path.clone(), argv: argv.clone(), env: env.clone() })
+            }
+        }
+    }
+
+    /// Runs a program as a child that says nothing again; the exit code.
+    fn run_on(&mut self, program: Program) -> i32 {
+        let Program { path: program, argv, env } = program;
+        let Ok(cwd) = std::env::current_dir() else { return fallback::replace(&self.call.program) };
+        let command = Command { program, argv, env, cwd, trace: None, pass_on: true };
+        let run = Run { runs: vec![command], parallel: 1 };
+        let mut status = None;
+        children::run(&run, None, &self.said.clone(), |ran, _| {
+            status = Some(ran.status).filter(|_| ran.spawn_errno == 0);
+        });
+        match status {
+            Some(status) => self.finish(&Done { parts: Vec::new(), code: Done::code_of(status) }),
+            None => fallback::replace(&self.call.program),
         }
     }
 
@@ -114,7 +148,9 @@ impl Talk<'_> {
     /// What a compiler does when nobody takes what it prints is its own affair: some fail, some are killed, some
     /// remove the object. So it is run to meet the same fate.
     fn finish(&self, done: &Done) -> i32 {
-        let printed = done.parts.iter().all(|part| print(1, &part.stdout) && print(2, &part.stderr));
+        let mut said = self.said.clone();
+        let mut parts = done.parts.iter();
+        let printed = parts.all(|part| print(1, &part.stdout) && print(2, said.beyond(&part.stderr)));
         if !printed {
             return fallback::replace(&self.call.program);
         }

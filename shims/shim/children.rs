@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use crate::frame::{Command, Ran, Run};
 use crate::program::Program;
+use crate::said::Said;
 use crate::system::{self, POLLIN, Poll};
 use crate::{answer, call, vars};
 
@@ -24,7 +25,7 @@ const READS: usize = 80;
 
 /// Runs the commands, at most `parallel` at once, and reports each as it ends. False: output beyond what is
 /// captured could not be passed on.
-pub fn run(run: &Run, intercept: Option<&Path>, mut ended: impl FnMut(Ran, &Command)) -> bool {
+pub fn run(run: &Run, intercept: Option<&Path>, said: &Said, mut ended: impl FnMut(Ran, &Command)) -> bool {
     let parallel = (run.parallel as usize).max(1);
     let mut waiting = run.runs.iter().enumerate();
     let mut running: Vec<Child> = Vec::new();
@@ -32,7 +33,7 @@ pub fn run(run: &Run, intercept: Option<&Path>, mut ended: impl FnMut(Ran, &Comm
     loop {
         while running.len() < parallel {
             let Some((index, command)) = waiting.next() else { break };
-            match Child::start(index as u32, command, intercept) {
+            match Child::start(index as u32, command, intercept, said) {
                 Ok(child) => running.push(child),
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(22);
@@ -77,7 +78,7 @@ struct Child {
 }
 
 impl Child {
-    fn start(index: u32, command: &Command, intercept: Option<&Path>) -> io::Result<Child> {
+    fn start(index: u32, command: &Command, intercept: Option<&Path>, said: &Said) -> io::Result<Child> {
         let mut program =
             Program { path: command.program.clone(), argv: command.argv.clone(), env: command.env.clone() };
         if let (Some(trace), Some(intercept)) = (&command.trace, intercept) {
@@ -104,8 +105,8 @@ impl Child {
             index,
             pid,
             pidfd: system::pidfd(pid).ok(),
-            stdout: Capture::new(child.stdout.take(), 1, command.pass_on),
-            stderr: Capture::new(child.stderr.take(), 2, command.pass_on),
+            stdout: Capture::new(child.stdout.take(), 1, command.pass_on, Said::default()),
+            stderr: Capture::new(child.stderr.take(), 2, command.pass_on, said.clone()),
             begin,
         })
     }
@@ -169,6 +170,8 @@ struct Capture<R> {
     to: i32,
     /// All of it, or its beginning.
     bytes: Vec<u8>,
+    /// What is not printed again.
+    said: Said,
     /// What was captured is printed, and what comes is, too.
     passes_on: bool,
     /// There was more than is captured.
@@ -178,10 +181,10 @@ struct Capture<R> {
 }
 
 impl<R: Read + AsRawFd + AsFd> Capture<R> {
-    fn new(pipe: Option<R>, to: i32, passes_on: bool) -> Capture<R> {
+    fn new(pipe: Option<R>, to: i32, passes_on: bool, said: Said) -> Capture<R> {
         // a pipe that blocks could only be read when poll says so, which is the case but for the last time
         let pipe = pipe.filter(|pipe| system::set_nonblocking(pipe.as_fd()).is_ok());
-        Capture { pipe, to, bytes: Vec::new(), passes_on, truncated: false, refused: false }
+        Capture { pipe, to, bytes: Vec::new(), said, passes_on, truncated: false, refused: false }
     }
 
     fn fd(&self) -> i32 {
@@ -209,7 +212,7 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
                         self.pass_on();
                     }
                     if self.passes_on {
-                        self.refused |= !answer::print(self.to, fresh);
+                        self.refused |= !answer::print(self.to, self.said.beyond(fresh));
                     }
                     if !self.truncated {
                         self.bytes.extend_from_slice(fresh);
@@ -225,7 +228,7 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
     /// Prints what was captured, once; from now on what comes is printed, too.
     fn pass_on(&mut self) {
         if !self.passes_on {
-            self.refused = !answer::print(self.to, &self.bytes);
+            self.refused = !answer::print(self.to, self.said.beyond(&self.bytes));
             self.passes_on = true;
         }
     }

@@ -25,6 +25,7 @@ mod lists;
 mod names;
 mod program;
 mod resolve;
+mod said;
 mod system;
 #[path = "../src/vars.rs"]
 #[allow(dead_code)]

@@ -15,7 +15,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// Version of this format; an initiator that speaks another one closes the connection.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Longest frame in bytes, its own length field not counted.
 pub const MAX_FRAME: usize = 64 << 20;
 
@@ -133,6 +133,9 @@ impl Done {
 pub enum ToShim {
     Exec(Exec),
     Run(Run),
+    /// "Print this on stderr and go on": a build acts on it before the end. All that comes of the call later, however,
+    /// begins with the same, and is printed from there on.
+    Print(Vec<u8>),
     Done(Done),
 }
 
@@ -182,6 +185,7 @@ const RAN: u8 = 2;
 const EXEC: u8 = 16;
 const RUN: u8 = 17;
 const DONE: u8 = 18;
+const PRINT: u8 = 19;
 
 impl FromShim {
     /// The whole frame, its length field included. One that is longer than [`MAX_FRAME`] will be refused by
@@ -291,6 +295,11 @@ impl ToShim {
                 }
                 out.finish()
             }
+            ToShim::Print(text) => {
+                let mut out = Encoder::new(PRINT);
+                out.bytes(text);
+                out.finish()
+            }
             ToShim::Done(done) => {
                 let mut out = Encoder::new(DONE);
                 out.u32(done.code);
@@ -330,6 +339,7 @@ impl ToShim {
                 }
                 ToShim::Run(Run { runs, parallel })
             }
+            PRINT => ToShim::Print(fields.bytes()?.to_vec()),
             DONE => {
                 let code = fields.u32()?;
                 let count = fields.count(8)?;

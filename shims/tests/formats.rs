@@ -92,7 +92,7 @@ fn to_shim() -> impl Strategy<Value = ToShim> {
         (vec(command, 0..4), any::<u32>()).prop_map(|(runs, parallel)| ToShim::Run(Run { runs, parallel }));
     let part = (bytes(), bytes()).prop_map(|(stdout, stderr)| Part { stdout, stderr });
     let done = (vec(part, 0..4), any::<u32>()).prop_map(|(parts, code)| ToShim::Done(Done { parts, code }));
-    prop_oneof![exec, run, done]
+    prop_oneof![exec, run, done, bytes().prop_map(ToShim::Print)]
 }
 
 proptest! {

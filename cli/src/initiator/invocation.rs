@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 
 use dbuild_compilers::{
@@ -11,6 +12,7 @@ use dbuild_compilers::{
 use dbuild_intake::{OnDisk, Toolchain, ToolchainRequest, Toolchains};
 use dbuild_shims::frame::{Command, Done, Exec, FromShim, Invoke, Part, Run, ToShim};
 use futures_util::future::join_all;
+use tokio::sync::mpsc;
 
 use super::connection::Connection;
 use super::context::{Context, blocking};
@@ -191,17 +193,23 @@ async fn run_tasks(context: &Arc<Context>, connection: &mut Connection, tasks: T
     let split = !alone || then.is_some();
 
     // What needs no process of the shim's: all tasks at the same time.
+    let (prints, mut printed) = mpsc::unbounded_channel();
     let asked = near.into_iter().map(|near| async {
         match near {
             Near::Answered(answered) => Verdict::Answered(answered),
             Near::Here(here) => Verdict::Here(here),
-            Near::Missed(missed) => pool::answer(context.clone(), *missed, alone).await,
+            Near::Missed(missed) => pool::answer(context.clone(), *missed, alone, prints.clone()).await,
         }
     });
-    let verdicts = tokio::select! {
-        verdicts = join_all(asked) => verdicts,
-        // The build was interrupted: dropping the futures cancels what helpers do for it.
-        () = connection.closed() => return Ok(()),
+    let mut asked = pin!(join_all(asked));
+    let verdicts = loop {
+        tokio::select! {
+            biased;
+            Some(text) = printed.recv() => connection.send(&ToShim::Print(text)).await?,
+            verdicts = &mut asked => break verdicts,
+            // The build was interrupted: dropping the futures cancels what helpers do for it.
+            () = connection.closed() => return Ok(()),
+        }
     };
 
     let mut answers: Vec<Option<Answered>> = Vec::with_capacity(verdicts.len());

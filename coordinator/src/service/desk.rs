@@ -29,7 +29,7 @@ const KEPT: (usize, Duration) = (1024, Duration::from_secs(60));
 
 /// What a helper's connection has to pass on.
 pub enum Order {
-    Lease(LeaseId, Arc<Job>),
+    Lease(LeaseId, TaskId, Arc<Job>),
     Cancel(LeaseId),
     Close(String),
 }
@@ -38,6 +38,8 @@ pub enum Order {
 #[derive(Clone, Debug)]
 pub struct Progress {
     pub stage: re::execution_stage::Value,
+    /// Outputs that are there before the end.
+    pub ready: Option<Arc<re::ActionResult>>,
     pub answer: Option<Answer>,
 }
 
@@ -72,6 +74,11 @@ enum Message {
     },
     Helpers {
         reply: oneshot::Sender<Vec<HelperView>>,
+    },
+    /// Some of a task's outputs are there.
+    Ready {
+        task: TaskId,
+        result: Arc<re::ActionResult>,
     },
     /// What needs no answer: reports, results, lost connections.
     Tell(Event<Answer>),
@@ -141,6 +148,11 @@ impl Desk {
         self.ask(|reply| Message::Helpers { reply }).await
     }
 
+    /// Passes on what is ready of a task; it must have been checked.
+    pub async fn ready(&self, task: TaskId, result: Arc<re::ActionResult>) {
+        let _ = self.inbox.send(Message::Ready { task, result }).await;
+    }
+
     /// Tells the desk what happened; without effect when it is stopping.
     pub async fn tell(&self, event: Event<Answer>) {
         let _ = self.inbox.send(Message::Tell(event)).await;
@@ -206,6 +218,13 @@ impl Owner {
                 self.step(Event::Attach { helper, name, slots, properties });
             }
             Message::Helpers { reply } => drop(reply.send(self.pool.helpers(self.started.elapsed()))),
+            Message::Ready { task, result } => {
+                if let Some(live) = self.live.get(&task) {
+                    live.progress.send_modify(|progress| {
+                        progress.ready.get_or_insert(result);
+                    });
+                }
+            }
             Message::Tell(event) => {
                 if let Event::Detach { helper, .. } = &event {
                     self.helpers.remove(helper);
@@ -241,7 +260,11 @@ impl Owner {
                 match effect {
                     Effect::Accepted { task, merged } => {
                         if !merged && let Some(job) = job.take() {
-                            let start = Progress { stage: re::execution_stage::Value::Queued, answer: None };
+                            let start = Progress {
+                                stage: re::execution_stage::Value::Queued,
+                                ready: None,
+                                answer: None,
+                            };
                             let progress = watch::Sender::new(start);
                             self.live.insert(task, Live { job, progress, retried: false });
                         }
@@ -251,7 +274,7 @@ impl Owner {
                     Effect::Lease { helper, lease, task, .. } => {
                         self.stage(task, re::execution_stage::Value::Executing);
                         let Some(live) = self.live.get(&task) else { continue };
-                        let order = Order::Lease(lease, live.job.clone());
+                        let order = Order::Lease(lease, task, live.job.clone());
                         events.extend(self.order(helper, order));
                     }
                     Effect::Cancel { helper, lease } => {
@@ -303,7 +326,7 @@ impl Owner {
             Outcome::Answered(answer) => answer,
             other => Arc::new(re::ExecuteResponse { status: Some(explain(&other)), ..Default::default() }),
         };
-        live.progress.send_replace(Progress { stage, answer: Some(answer) });
+        live.progress.send_replace(Progress { stage, ready: None, answer: Some(answer) });
         let now = Instant::now();
         while self.kept.len() >= KEPT.0 || self.kept.front().is_some_and(|(at, ..)| *at + KEPT.1 <= now) {
             self.kept.pop_front();

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use dbuild_proto::ACTION_RESULT;
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::longrunning::{Operation, operation};
 use dbuild_proto::reapi::google::protobuf::Any;
@@ -101,7 +102,8 @@ impl Service {
 
 /// A stream of one operation that is done.
 fn at_once(action: &ActionId, answer: Answer) -> Response<Operations> {
-    let progress = Progress { stage: re::execution_stage::Value::Completed, answer: Some(answer) };
+    let stage = re::execution_stage::Value::Completed;
+    let progress = Progress { stage, ready: None, answer: Some(answer) };
     // Task 0 is never given out, so nobody can wait for this operation, and nobody has to.
     let done = operation(TaskId(0), action, &progress);
     Response::new(Box::pin(stream::iter([Ok(done)])))
@@ -171,7 +173,12 @@ pub fn failed(status: rpc::Status) -> Answer {
 }
 
 fn operation(task: TaskId, action: &ActionId, progress: &Progress) -> Operation {
+    let ready = progress.ready.as_ref().map(|ready| re::ExecutedActionMetadata {
+        auxiliary_metadata: vec![Any { type_url: ACTION_RESULT.into(), value: ready.encode_to_vec() }],
+        ..Default::default()
+    });
     let metadata = re::ExecuteOperationMetadata {
+        partial_execution_metadata: ready,
         stage: progress.stage as i32,
         action_digest: Some(action.digest.to_wire()),
         digest_function: action.function.to_wire(),

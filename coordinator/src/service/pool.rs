@@ -17,7 +17,7 @@ use super::desk::{Hello, Order};
 use super::job::Job;
 use super::messages::Sent;
 use super::{Site, verdict};
-use crate::pool::{Event, HelperId, HelperView, LeaseId, Report};
+use crate::pool::{Event, HelperId, HelperView, LeaseId, Report, TaskId};
 
 /// A connection that has not said `Hello` after this time is closed.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
@@ -141,13 +141,20 @@ fn version(word: &str) -> String {
     word.chars().filter(|letter| !letter.is_control()).take(40).collect()
 }
 
+struct Leased {
+    task: TaskId,
+    job: Arc<Job>,
+    /// It was said once what is ready before the end.
+    announced: bool,
+}
+
 struct Connection {
     site: Site,
     helper: HelperId,
     name: Arc<str>,
     outbox: Outbox,
     /// What the helper was given and has not answered: it can answer nothing else, and each once.
-    leases: HashMap<u64, Arc<Job>>,
+    leases: HashMap<u64, Leased>,
     sent: Sent,
 }
 
@@ -196,9 +203,24 @@ impl Connection {
                 self.site.desk.tell(Event::Report { helper: self.helper, report }).await;
                 Ok(())
             }
+            Inbound::Announcement(announcement) => {
+                let Some(leased) = self.leases.get_mut(&announcement.lease_id) else { return Ok(()) };
+                if std::mem::replace(&mut leased.announced, true) {
+                    return Ok(());
+                }
+                let (site, task, job) = (self.site.clone(), leased.task, leased.job.clone());
+                tokio::spawn(async move {
+                    let checked = verdict::ready(&site, &job, announcement.action_result).await;
+                    match checked {
+                        Ok(result) => site.desk.ready(task, Arc::new(result)).await,
+                        Err(reason) => tracing::warn!(reason, "a helper announced a bad result"),
+                    }
+                });
+                Ok(())
+            }
             Inbound::Result(result) => {
                 // Unknown: answered before, or never given.
-                let Some(job) = self.leases.remove(&result.lease_id) else { return Ok(()) };
+                let Some(Leased { job, .. }) = self.leases.remove(&result.lease_id) else { return Ok(()) };
                 let (site, helper, name) = (self.site.clone(), self.helper, self.name.clone());
                 // At most as many of these run as the helper has slots.
                 tokio::spawn(async move {
@@ -213,7 +235,7 @@ impl Connection {
 
     async fn pass(&mut self, order: Order) -> Result<(), String> {
         let message = match order {
-            Order::Lease(lease, job) => {
+            Order::Lease(lease, task, job) => {
                 let message = Outbound::Lease(wire::Lease {
                     lease_id: lease.0,
                     instance_name: job.action.instance.clone(),
@@ -227,7 +249,7 @@ impl Connection {
                         job.action.digest,
                     ),
                 });
-                self.leases.insert(lease.0, job);
+                self.leases.insert(lease.0, Leased { task, job, announced: false });
                 message
             }
             Order::Cancel(lease) => Outbound::Cancel(wire::Cancel { lease_id: lease.0 }),

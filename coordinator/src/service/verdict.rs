@@ -67,6 +67,22 @@ fn judge_result(site: &Site, job: &Job, helper: &str, bytes: &[u8]) -> Verdict<A
     Verdict::Answer(Arc::new(re::ExecuteResponse { result: Some(result), status, ..Default::default() }))
 }
 
+/// Checks what a helper says is ready before the end, as strictly as a result.
+pub async fn ready(site: &Site, job: &Arc<Job>, bytes: Vec<u8>) -> Result<re::ActionResult, String> {
+    let (site, job) = (site.clone(), job.clone());
+    let checked = blocking(move || {
+        let mut result = match re::ActionResult::decode(bytes.as_slice()) {
+            Ok(result) => result,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let function = job.action.function;
+        let checked =
+            job.declared.check(&result).and_then(|()| outputs::settle(&site.store, function, &mut result));
+        Ok(checked.map(|()| result).map_err(|error| error.to_string()))
+    });
+    checked.await.map_err(|status| status.message().to_owned())?
+}
+
 fn is_helpers_fault(error: &dbuild_cache::CacheError) -> bool {
     use dbuild_cache::CacheError::{BadCompression, DigestMismatch, NotFound, TooLong};
     matches!(error, NotFound(_) | DigestMismatch { .. } | TooLong { .. } | BadCompression(_))

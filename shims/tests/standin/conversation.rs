@@ -216,6 +216,40 @@ fn what_is_to_be_passed_on_is_printed_before_the_end_and_captured() {
     drop(initiator);
 }
 
+/// Whatever the end of the call is, what was printed before comes once.
+#[test]
+fn what_was_printed_before_the_end_is_not_printed_again() {
+    let bench = Bench::new();
+    let work = bench.path("work");
+    let mut again = shell("echo early >&2; echo late >&2", &work);
+    again.pass_on = true;
+    let exec = Exec { program: again.program.clone(), argv: again.argv.clone(), env: again.env.clone() };
+    let run = Run { runs: vec![again], parallel: 1 };
+    for end in ["done", "run", "exec"] {
+        let (exec, run) = (exec.clone(), run.clone());
+        let initiator = bench.initiator(move |talk, _| {
+            talk.send(&ToShim::Print(b"early\n".into()));
+            match end {
+                "done" => {
+                    let part = Part { stdout: Vec::new(), stderr: b"early\nlate\n".into() };
+                    talk.send(&ToShim::Done(Done { parts: vec![part], code: 0 }));
+                }
+                "run" => {
+                    talk.send(&ToShim::Run(run.clone()));
+                    talk.ran();
+                    talk.done("", 0);
+                }
+                _ => talk.send(&ToShim::Exec(exec.clone())),
+            }
+        });
+        let output = bench.gcc().output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "early\nlate\n", "{end}");
+        assert!(output.status.success(), "{end}");
+        drop(initiator);
+        std::fs::remove_file(bench.path("socket/initiator.sock")).unwrap();
+    }
+}
+
 #[test]
 fn too_much_output_is_passed_on_and_marked() {
     let bench = Bench::new();

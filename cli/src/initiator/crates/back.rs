@@ -19,10 +19,19 @@ use super::{Objection, WIDTH, asks_for_the_jobserver, idle, inputs, variable};
 /// Why an answer is not taken.
 const OTHER_FILES: &str = "would have read other files here";
 
+/// When the trace was taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The metadata is there: all sources, crates and variables were read.
+    Metadata,
+    End,
+}
+
 /// What came back of a crate.
 pub struct Returned<'r> {
     pub trace: Vec<u8>,
     pub stderr: &'r [u8],
+    pub moment: Moment,
     /// It says which variables the crate itself asked for.
     pub depfile: Option<Vec<u8>>,
     /// Absolute paths of the files that came.
@@ -51,7 +60,8 @@ pub fn verified(
     };
     let observed = observe::observe(&trace, &scope)?;
     let came = |path: &PathBuf| returned.outputs.contains(&path.as_path());
-    if !observed.strays.is_empty() || !observed.written.iter().all(came) {
+    let all_came = observed.strays.is_empty() && observed.written.iter().all(came);
+    if returned.moment == Moment::End && !all_came {
         return Err(Objection::Because("writes a file that dbuild did not expect"));
     }
     if !observed.programs.is_empty() || !observed.listed.is_empty() {

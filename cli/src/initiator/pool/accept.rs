@@ -1,5 +1,6 @@
 //! What comes back from the pool: checked, put in place, remembered.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,9 @@ use dbuild_proto::{Digest, DigestFunction};
 
 use super::super::context::Context;
 use super::super::crates::away::{self, Luggage};
-use super::super::crates::back;
+use super::super::crates::back::{self, Moment};
 use super::super::near::{self, readies};
+use super::super::outputs::Ready;
 use super::super::task::{Answered, Prepared};
 use super::super::{outputs, policy, remote};
 use super::Refusal;
@@ -27,13 +29,16 @@ pub const SCAN_DIFFERS: &str = "the compiler read other files than the scan had 
 pub fn accept(
     context: &Context,
     prepared: &Prepared,
-    Errand { inputs, built }: Errand,
+    Errand { inputs, built }: &Errand,
     mut answer: remote::Answer,
+    placed: &[Ready],
 ) -> Result<Answered, Refusal> {
     let store = context.initiator.store.as_ref().map_err(Refusal::fault)?;
     let inputs = match inputs {
-        Content::Found(inputs) => inputs,
-        Content::Packed(luggage) => seen(context, prepared, &luggage, &built, &mut answer)?,
+        Content::Found(inputs) => Cow::Borrowed(inputs),
+        Content::Packed(luggage) => {
+            Cow::Owned(seen(context, prepared, luggage, built, &mut answer, Moment::End)?)
+        }
     };
     let places = prepared.outputs(context);
     let mut outcome = TaskOutcome {
@@ -63,7 +68,9 @@ pub fn accept(
     if answer.exit_code == 0 {
         verify(context, prepared, &inputs, &outcome)?;
     }
-    let files = readies(context, prepared, &outcome).unwrap_or_default();
+    let mut files = readies(context, prepared, &outcome).unwrap_or_default();
+    // Whoever reads it already must not see it change.
+    files.retain(|file| !placed.iter().any(|early| early.path == file.path && early.digest == file.digest));
     outputs::place(store, &files, context.invoke.umask)
         .map_err(|_| Refusal::because("output could not be put in place"))?;
     let (placement, reason) =
@@ -89,6 +96,33 @@ pub fn accept(
     Ok(answered)
 }
 
+/// Puts the metadata of a crate in place while its compile goes on, if everything that it depended on so far is as it is
+/// here; gives what was placed, and what rustc has said of it.
+pub fn early(
+    context: &Context,
+    prepared: &Prepared,
+    Errand { inputs, built }: &Errand,
+    mut answer: remote::Answer,
+) -> Result<(Vec<Ready>, Vec<u8>), Refusal> {
+    let Content::Packed(luggage) = inputs else { return Err(Refusal::because("it is no crate")) };
+    seen(context, prepared, luggage, built, &mut answer, Moment::Metadata)?;
+    let store = context.initiator.store.as_ref().map_err(Refusal::fault)?;
+    let places = prepared.outputs(context);
+    let ready = |(name, digest, executable): &(String, Digest, bool)| {
+        let path = built.outputs.get(name).filter(|path| path.extension() == Some("rmeta".as_ref()))?;
+        let place = places.iter().find(|place| place.name == *path)?;
+        let (path, manner) = (place.path.clone(), place.manner);
+        Some(Ready { path, digest: *digest, executable: *executable, manner })
+    };
+    let files: Vec<Ready> = answer.outputs.iter().filter_map(ready).collect();
+    if files.is_empty() {
+        return Err(Refusal::because("no metadata came"));
+    }
+    outputs::place(store, &files, context.invoke.umask)
+        .map_err(|_| Refusal::because("output could not be put in place"))?;
+    Ok((files, answer.stderr))
+}
+
 /// What a crate's compile depended on, by the trace among the outputs, which is taken out of them.
 fn seen(
     context: &Context,
@@ -96,6 +130,7 @@ fn seen(
     luggage: &Luggage,
     built: &BuiltAction,
     answer: &mut remote::Answer,
+    moment: Moment,
 ) -> Result<Inputs, Refusal> {
     if answer.exit_code != 0 {
         // Maybe for want of a file.
@@ -117,6 +152,7 @@ fn seen(
         trace: read(trace)?.ok_or_else(|| Refusal::because("a helper sent no trace"))?,
         stderr: &answer.stderr,
         depfile: depfile(context, prepared).map_or(Ok(None), |path| read(&path))?,
+        moment,
         outputs: &came.keys().copied().collect::<Vec<_>>(),
     };
     answer.outputs.retain(|(name, _, _)| built.outputs.get(name).is_none_or(|path| path != trace));

@@ -6,10 +6,12 @@ mod errand;
 use std::sync::Arc;
 
 use dbuild_intake::recall::Earlier;
+use tokio::sync::mpsc;
 
 use super::context::{Context, blocking};
 use super::crates::Objection;
 use super::near::Missed;
+use super::outputs::Ready;
 use super::remote::{self, Remote};
 use super::slots::Slot;
 use super::task::{Answered, Here, Prepared, Verdict};
@@ -20,13 +22,16 @@ use errand::Errand;
 /// Why a task runs here that helpers could have run.
 const FULL: &str = "helpers are busy";
 
+/// Takes what the build is to hear before a task's end.
+pub type Prints = mpsc::UnboundedSender<Vec<u8>>;
+
 /// Asks the pool, if there is one for this task. `alone`: it is the only task of its call.
-pub async fn answer(context: Arc<Context>, missed: Missed, alone: bool) -> Verdict {
+pub async fn answer(context: Arc<Context>, missed: Missed, alone: bool, prints: Prints) -> Verdict {
     let Missed { prepared, miss, notice, earlier, described } = missed;
     let task = prepared.task.clone();
     let mut here = match reachable(&context, &prepared) {
         Err(reason) => Here::new(prepared, reason),
-        Ok(url) => match ask(&context, &prepared, (earlier, described), url, alone).await {
+        Ok(url) => match ask(&context, &prepared, (earlier, described), url, alone.then_some(prints)).await {
             Ok(answered) => return Verdict::Answered(answered),
             Err(refusal) => {
                 let mut here = Here::new(prepared, refusal.reason);
@@ -121,7 +126,7 @@ async fn ask(
     prepared: &Prepared,
     (earlier, described): (Option<Earlier>, Option<Described>),
     url: &str,
-    alone: bool,
+    prints: Option<Prints>,
 ) -> Result<Answered, Refusal> {
     let remote: Remote = context.initiator.remote(url)?;
     remote.ready(&context.session).await?;
@@ -146,19 +151,52 @@ async fn ask(
         }
     };
     // In a full pool it would only wait. A call's other tasks would hold one up that runs here.
-    let waits = alone && remote.full(&context.session);
+    let waits = prints.is_some() && remote.full(&context.session);
+    let errand = Arc::new(errand);
+    let mut placed = Vec::new();
     let answer = match remote.recall(&toolchain.root, &errand.built, &store, waits).await? {
         Some(answer) => answer,
         None => {
             if waits && let Some(slot) = context.spare_slot() {
                 return Err(Refusal { slot: Some(slot), ..Refusal::because(FULL) });
             }
-            remote.execute(&toolchain.root, &errand.built, &store).await?
+            let (early, ready) = mpsc::unbounded_channel();
+            let executed = remote.execute(&toolchain.root, &errand.built, &store, early);
+            let (executed, early) = tokio::join!(executed, place(context, prepared, &errand, ready, prints));
+            placed = early;
+            executed?
         }
     };
 
     let (context, prepared) = (context.clone(), prepared.clone());
-    blocking(move || accept::accept(&context, &prepared, errand, answer))
+    blocking(move || accept::accept(&context, &prepared, &errand, answer, &placed))
         .await
         .map_err(|error| Refusal::fault(error.to_string()))?
+}
+
+/// Puts in place what is ready before the end, and lets the build hear of it; gives what was placed.
+async fn place(
+    context: &Arc<Context>,
+    prepared: &Prepared,
+    errand: &Arc<Errand>,
+    mut ready: mpsc::UnboundedReceiver<remote::Answer>,
+    prints: Option<Prints>,
+) -> Vec<Ready> {
+    let mut placed = Vec::new();
+    while let Some(answer) = ready.recv().await {
+        let Some(prints) = &prints else { continue };
+        let (context, prepared, errand) = (context.clone(), prepared.clone(), errand.clone());
+        let early = blocking(move || accept::early(&context, &prepared, &errand, answer)).await;
+        match early {
+            Ok(Ok((files, text))) => {
+                placed.extend(files);
+                // The build is gone: then nobody waits.
+                let _ = prints.send(text);
+            }
+            // It comes with the result, if at all.
+            Ok(Err(refusal)) => tracing::info!(refusal.reason, "what was ready is not used"),
+            Err(error) => tracing::info!(%error, "what was ready is not used"),
+        }
+    }
+    placed
 }

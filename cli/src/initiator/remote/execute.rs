@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use dbuild_cache::Store;
 use dbuild_intake::{BuiltAction, InputRoot};
-use dbuild_proto::Digest;
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
-use dbuild_proto::reapi::google::longrunning::operation;
+use dbuild_proto::reapi::google::longrunning::{Operation, operation};
+use dbuild_proto::{ACTION_RESULT, Digest};
 use prost::Message;
 
 use super::download::keep;
@@ -17,6 +17,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// How often an action is sent again because the store lost an input.
 const ATTEMPTS: usize = 3;
+
+/// Takes outputs of an action that goes on.
+pub type Early = tokio::sync::mpsc::UnboundedSender<Answer>;
 
 /// What the pool answered. The outputs are in the near cache.
 #[derive(Debug)]
@@ -58,12 +61,13 @@ impl Remote {
         }
     }
 
-    /// Runs `built` at the pool and brings the outputs into `store`.
+    /// Runs `built` at the pool and brings the outputs into `store`. What is ready before the end is sent to `early`.
     pub async fn execute(
         &self,
         toolchain: &InputRoot,
         built: &BuiltAction,
         store: &Store,
+        early: Early,
     ) -> Result<Answer, Fault> {
         let _running = self.running();
         let mut sent = 0;
@@ -72,7 +76,7 @@ impl Remote {
             let blobs = built.blobs(toolchain, &|digest| self.knows(digest));
             sent += self.upload_toolchain(toolchain).await?;
             sent += self.upload(&blobs).await?;
-            match self.run(built).await? {
+            match self.run(built, store, &early).await? {
                 Ran::Response(response) => {
                     let cached = response.cached_result;
                     let result = response.result.ok_or_else(|| Fault::new("the pool gave no result"))?;
@@ -107,7 +111,7 @@ impl Remote {
         }
     }
 
-    async fn run(&self, built: &BuiltAction) -> Result<Ran, Fault> {
+    async fn run(&self, built: &BuiltAction, store: &Store, early: &Early) -> Result<Ran, Fault> {
         let request = re::ExecuteRequest {
             action_digest: Some(built.digest.to_wire()),
             inline_stdout: true,
@@ -120,6 +124,7 @@ impl Remote {
             Ok(stream) => stream.into_inner(),
             Err(status) => return self.not_run(status.code(), status.message(), Some(&status)),
         };
+        let mut told = false;
         loop {
             let message = tokio::time::timeout(SILENCE, stream.message()).await;
             let update = match message.map_err(|_| Fault::new("the coordinator fell silent"))? {
@@ -128,6 +133,14 @@ impl Remote {
                 Err(status) => return self.not_run(status.code(), status.message(), Some(&status)),
             };
             if !update.done {
+                if !told && let Some(ready) = ready(&update) {
+                    told = true;
+                    match self.bring(ready, false, 0, store).await {
+                        // Where nobody takes it, it comes with the result.
+                        Ok(answer) => drop(early.send(answer)),
+                        Err(fault) => tracing::info!(fault.message, "what is ready could not be brought"),
+                    }
+                }
                 continue;
             }
             return match update.result {
@@ -215,6 +228,15 @@ impl Remote {
             received,
         })
     }
+}
+
+/// What is ready of an action before its end, if the pool says so.
+fn ready(update: &Operation) -> Option<re::ActionResult> {
+    let metadata = update.metadata.as_ref()?;
+    let metadata = re::ExecuteOperationMetadata::decode(metadata.value.as_slice()).ok()?;
+    let about = metadata.partial_execution_metadata?.auxiliary_metadata;
+    let result = about.iter().find(|any| any.type_url == ACTION_RESULT)?;
+    re::ActionResult::decode(result.value.as_slice()).ok()
 }
 
 enum Ran {
