@@ -51,6 +51,64 @@ async fn an_action_runs_on_a_helper_and_then_comes_from_the_cache() {
     site.stop().await;
 }
 
+async fn announce(helper: &Helper, lease: &wire::Lease, ready: &re::ActionResult) {
+    let (lease_id, action_result) = (lease.lease_id, ready.encode_to_vec());
+    let announcement = wire::Announcement { lease_id, action_result };
+    helper.say(wire::from_helper::Message::Announcement(announcement)).await;
+}
+
+/// Checked like a result, and once.
+#[tokio::test]
+async fn what_is_ready_is_passed_on_before_the_end() {
+    let site = Site::start().await;
+    let mut helper = Helper::attach(&site, "mars", 2).await;
+    let object = site.put(b"object").await;
+    let mut operations = site.execute(site.action(|_, _| {}).await).await;
+    let lease = helper.lease().await;
+    let ready = re::ActionResult { stderr_raw: b"word".to_vec(), ..result(object) };
+    announce(&helper, &lease, &ready).await;
+    announce(&helper, &lease, &result(F.digest(b"other"))).await;
+    let passed_on = loop {
+        let operation = next(&mut operations).await;
+        assert!(!operation.done);
+        let metadata = operation.metadata.unwrap();
+        let metadata = re::ExecuteOperationMetadata::decode(metadata.value.as_slice()).unwrap();
+        if let Some(partial) = metadata.partial_execution_metadata {
+            break partial.auxiliary_metadata;
+        }
+    };
+    assert_eq!(passed_on[0].type_url, dbuild_proto::ACTION_RESULT);
+    assert_eq!(re::ActionResult::decode(passed_on[0].value.as_slice()).unwrap(), ready);
+    helper.finish(&lease, &result(object)).await;
+    assert_eq!(code(&last(&mut operations).await), Code::Ok);
+
+    // What is not in the store, or was not declared, is nobody's.
+    for (number, bad) in [result(F.digest(b"nowhere")), {
+        let mut undeclared = result(object);
+        undeclared.output_files[0].path = "b.o".into();
+        undeclared
+    }]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("-D{number}");
+        let mut operations = site.execute(site.action(|_, command| command.arguments.push(name)).await).await;
+        let lease = helper.lease().await;
+        announce(&helper, &lease, bad).await;
+        helper.finish(&lease, &result(object)).await;
+        loop {
+            let operation = next(&mut operations).await;
+            let metadata = operation.metadata.unwrap();
+            let metadata = re::ExecuteOperationMetadata::decode(metadata.value.as_slice()).unwrap();
+            assert_eq!(metadata.partial_execution_metadata, None);
+            if operation.done {
+                break;
+            }
+        }
+    }
+    site.stop().await;
+}
+
 #[tokio::test]
 async fn outputs_may_come_inside_the_result_and_go_inside_the_answer() {
     let site = Site::start().await;

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use dbuild_proto::Digest;
 use dbuild_proto::pool::fault::Kind;
 use dbuild_proto::pool::lease_result::Outcome;
+use dbuild_proto::pool::{Cancel, from_helper, to_helper};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
+use prost::Message as _;
 
 use crate::bench::{Bench, Order, messages};
 use crate::store::{FUNCTION, asked_twice};
@@ -159,5 +161,30 @@ async fn messages_that_came_with_the_lease_are_not_asked_for() {
     let reads = bench.blobs.reads.lock().unwrap().clone();
     assert!(told.iter().all(|digest| !reads.contains_key(digest)), "{reads:?}");
     assert!(reads.contains_key(&FUNCTION.digest(b"text")), "files are asked for");
+    bench.stop().await;
+}
+
+/// A crate's metadata is told while its code is still being made.
+#[tokio::test]
+async fn what_is_ready_is_announced_before_the_end() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let word = r#"{"$message_type":"artifact","artifact":"/work/libx.rmeta","emit":"metadata"}"#;
+    let script = format!("echo meta > libx.rmeta; echo '{word}' >&2; sleep 98757.5");
+    let order = Order::script(&bench.shell(), &script).outputs(&["libx.rmeta", "libx.rlib"]);
+    let action = order.put(&bench.blobs);
+    let lease_id = bench.helper.lease(action, 60_000);
+    let announced = |message| match message {
+        from_helper::Message::Announcement(announcement) => Some(announcement),
+        _ => None,
+    };
+    let announcement = bench.helper.next(announced).await;
+    assert_eq!(announcement.lease_id, lease_id);
+    let ready = re::ActionResult::decode(announcement.action_result.as_slice()).unwrap();
+    assert_eq!(String::from_utf8(ready.stderr_raw).unwrap(), format!("{word}\n"));
+    assert_eq!(ready.output_files.len(), 1);
+    let digest = Digest::from_field(ready.output_files[0].digest.as_ref()).unwrap();
+    assert_eq!(bench.blobs.get(&digest).unwrap(), b"meta\n");
+    bench.helper.send(to_helper::Message::Cancel(Cancel { lease_id }));
+    assert_eq!(bench.helper.result().await.lease_id, lease_id);
     bench.stop().await;
 }
