@@ -106,6 +106,8 @@ pub enum Reason {
     LoadsCode,
     #[error("links run here")]
     Links,
+    #[error("target described by a file")]
+    DescribedTarget,
     #[error("writes files that are only known afterwards")]
     OtherResults,
 

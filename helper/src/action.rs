@@ -331,15 +331,16 @@ impl Shared {
         scope: &Scope,
         job: &Job,
         staged: &Staged,
-        stderr_raw: Vec<u8>,
+        stderr: Vec<u8>,
     ) -> Result<re::ActionResult, Trouble> {
         let (function, max_bytes) = (scope.function, self.limits.output_bytes);
         let (root, cwd) = (staged.skeleton.path().to_owned(), staged.plan.cwd.clone());
         let outputs = job.outputs.clone();
         let mut collected =
             blocking(move || collect::collect(&root, &cwd, &outputs, function, max_bytes)).await?;
+        let (stderr_raw, stderr_digest) = collect::add_stream(&mut collected, function, stderr);
         self.fetcher.remote().upload(scope, collected.blobs.drain().collect()).await?;
-        Ok(re::ActionResult { stderr_raw, ..collected.result })
+        Ok(re::ActionResult { stderr_raw, stderr_digest, ..collected.result })
     }
 
     /// Collects and uploads, and only then lets anybody know of the result.

@@ -99,6 +99,8 @@ struct Look {
     found: bool,
     absent: bool,
     written: bool,
+    /// It could not be written, made or removed on the other machine.
+    denied: bool,
     /// The last that was done there left something.
     left: bool,
     executed: bool,
@@ -124,6 +126,18 @@ impl Looks {
         }
         let look = self.at(record.path);
         match (record.kind, record.outcome) {
+            // It is there already.
+            (Kind::MakeDirectory, Outcome::Failed(EEXIST)) => look.found = true,
+            // Here it may succeed: an action's inputs cannot be changed.
+            (Kind::OpenWrite | Kind::Rename | Kind::Unlink | Kind::MakeDirectory, Outcome::Failed(_))
+            | (Kind::OpenWrite | Kind::Rename | Kind::MakeDirectory, Outcome::Absent)
+                if scope.elsewhere =>
+            {
+                look.denied = true;
+                if record.kind == Kind::Rename {
+                    self.at(record.second).denied = true;
+                }
+            }
             // A write that failed leaves nothing; if it mattered, the compile failed.
             (Kind::OpenWrite | Kind::Rename | Kind::Unlink, Outcome::Failed(_))
             | (Kind::OpenWrite | Kind::Rename, Outcome::Absent) => {}
@@ -150,8 +164,6 @@ impl Looks {
                 look.left = true;
                 look.made = true;
             }
-            // It is there already.
-            (Kind::MakeDirectory, Outcome::Failed(EEXIST)) => look.found = true,
             (Kind::Exec, _) => look.executed = true,
             (Kind::Opendir, Outcome::Found) if !(scope.unit.is_some() && scope.is_odd(record.path)) => {
                 look.found = true;
@@ -210,6 +222,9 @@ impl Looks {
                 continue;
             }
             let there = ground.stat(&path);
+            if look.denied && !outputs.contains(path.as_os_str()) && !scope.is_crates(&path) {
+                return Err(Doubt::Trace(format!("{} could not be written there", path.display())));
+            }
             if look.written {
                 let is_directory = there.is_some_and(|there| there.kind == On::Directory);
                 if look.read_first && (scope.elsewhere || !is_directory) {
@@ -224,14 +239,14 @@ impl Looks {
                     match (left, declared) {
                         (true, true) => all.written.push(path),
                         (true, false) => all.strays.push(path),
-                        (false, _) => drop(passing.insert(path)),
+                        (false, _) => passed(path, &mut passing),
                     }
                     continue;
                 }
                 match there {
                     // A link that leads nowhere stays, too.
                     None if std::fs::symlink_metadata(&path).is_ok() => all.strays.push(path),
-                    None => drop(passing.insert(path)),
+                    None => passed(path, &mut passing),
                     Some(There { kind: On::File, .. }) => {
                         if !declared {
                             all.strays.push(path.clone());
@@ -284,6 +299,14 @@ impl Looks {
         all.files.dedup();
         Ok(all)
     }
+}
+
+/// Notes a path that was there for a while, also as the kernel names it: what was written through a link may be read
+/// without it.
+fn passed(path: PathBuf, passing: &mut HashSet<PathBuf>) {
+    let parent = path.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
+    passing.extend(parent.and_then(|parent| Some(parent.join(path.file_name()?))));
+    passing.insert(path);
 }
 
 /// Without `.` and doubled slashes, as which the kernel reads it, too. `..` stays: it may leave a link's target.

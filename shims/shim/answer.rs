@@ -50,7 +50,7 @@ impl Talk<'_> {
                     }
                 }
                 ToShim::Print(text) => {
-                    if !print(2, self.said.beyond(&text)) {
+                    if !print(2, &text) {
                         return Ok(fallback::replace(&self.call.program));
                     }
                     self.said.add(&text);
@@ -150,7 +150,8 @@ impl Talk<'_> {
     fn finish(&self, done: &Done) -> i32 {
         let mut said = self.said.clone();
         let mut parts = done.parts.iter();
-        let printed = parts.all(|part| print(1, &part.stdout) && print(2, said.beyond(&part.stderr)));
+        let mut beyond = |text: &[u8]| [said.beyond(text), said.last()].concat();
+        let printed = parts.all(|part| print(1, &part.stdout) && print(2, &beyond(&part.stderr)));
         if !printed {
             return fallback::replace(&self.call.program);
         }

@@ -141,6 +141,7 @@ impl Child {
         if printed {
             self.stdout.pass_on();
             self.stderr.pass_on();
+            self.stderr.say_rest();
         }
         // without a status, which cannot be, the command counts as failed
         let (status, user_us, sys_us) =
@@ -212,7 +213,7 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
                         self.pass_on();
                     }
                     if self.passes_on {
-                        self.refused |= !answer::print(self.to, self.said.beyond(fresh));
+                        self.refused |= !answer::print(self.to, &self.said.beyond(fresh));
                     }
                     if !self.truncated {
                         self.bytes.extend_from_slice(fresh);
@@ -225,10 +226,16 @@ impl<R: Read + AsRawFd + AsFd> Capture<R> {
         }
     }
 
+    /// Prints what was held back, at the end.
+    fn say_rest(&mut self) {
+        let rest = self.said.last();
+        self.refused |= !answer::print(self.to, &rest);
+    }
+
     /// Prints what was captured, once; from now on what comes is printed, too.
     fn pass_on(&mut self) {
         if !self.passes_on {
-            self.refused = !answer::print(self.to, self.said.beyond(&self.bytes));
+            self.refused = !answer::print(self.to, &self.said.beyond(&self.bytes));
             self.passes_on = true;
         }
     }

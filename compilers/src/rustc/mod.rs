@@ -51,6 +51,8 @@ fn may_leave(options: &Options) -> Result<(), Reason> {
     };
     if options.native {
         Err(Reason::Native)
+    } else if options.described {
+        Err(Reason::DescribedTarget)
     } else if options.links() && (options.test || !options.makes_library || options.makes_others) {
         Err(Reason::Links)
     } else if options.output.is_some() || options.keeps_more || !options.emits.iter().all(foretold) {

@@ -11,9 +11,8 @@ use crate::{FileKind, Files, Reason};
 pub(super) const WIDTH: &str = "--diagnostic-width";
 
 /// Long options that take a value, and are of no further interest here.
-const VALUED: [&str; 16] = [
+const VALUED: [&str; 15] = [
     "edition",
-    "target",
     "allow",
     "warn",
     "force-warn",
@@ -52,6 +51,8 @@ pub(super) struct Options {
     /// Files of code generation are kept.
     pub keeps_more: bool,
     pub externs: Vec<PathBuf>,
+    /// The target is described by a file.
+    pub described: bool,
     pub searched: Vec<PathBuf>,
     pub libraries: Vec<PathBuf>,
     pub rpath: bool,
@@ -114,6 +115,7 @@ impl Options {
             b"test" => self.test = true,
             b"verbose" => {}
             b"extern" => self.external(value()?),
+            b"target" => self.described |= value()?.as_bytes().ends_with(b".json"),
             b"help" | b"version" | b"explain" | b"print" => return Err(Reason::Query),
             b"crate-name" => self.crate_name = Some(value()?.to_owned()),
             b"crate-type" => self.crate_type(value()?),
@@ -146,7 +148,7 @@ impl Options {
                 b'o' => self.output = Some(value()?.into()),
                 b'L' => self.search(value()?),
                 b'C' => self.codegen(value()?)?,
-                b'Z' => unstable(value()?)?,
+                b'Z' => self.unstable(value()?)?,
                 b'W' | b'A' | b'D' | b'F' => {
                     if value()? == "help" {
                         return Err(Reason::Query);
@@ -193,10 +195,24 @@ impl Options {
         let bytes = place.as_bytes();
         match halves(bytes, b'=') {
             (b"dependency", Some(path)) => self.searched.push(OsStr::from_bytes(path).into()),
-            (b"native" | b"framework" | b"crate" | b"all", Some(path)) => {
+            // Crates are not looked for there, libraries by their names (`rustc_session::search_paths`, `PathKind::matches`).
+            (b"native" | b"framework", Some(path)) => {
+                self.searched.push(OsStr::from_bytes(path).into());
                 self.libraries.push(OsStr::from_bytes(path).into());
             }
+            (b"crate" | b"all", Some(path)) => self.libraries.push(OsStr::from_bytes(path).into()),
             _ => self.libraries.push(place.into()),
+        }
+    }
+
+    fn unstable(&mut self, option: &OsStr) -> Result<(), Reason> {
+        let (name, value) = halves(option.as_bytes(), b'=');
+        let name = String::from_utf8_lossy(name).replace('_', "-");
+        self.native |= name == "tune-cpu" && value == Some(b"native");
+        match LOADING.contains(&name.as_str()) {
+            true => Err(Reason::LoadsCode),
+            false if name == "help" => Err(Reason::Query),
+            false => Ok(()),
         }
     }
 
@@ -219,16 +235,6 @@ impl Options {
             _ => {}
         }
         Ok(())
-    }
-}
-
-fn unstable(option: &OsStr) -> Result<(), Reason> {
-    let (name, _) = halves(option.as_bytes(), b'=');
-    let name = String::from_utf8_lossy(name).replace('_', "-");
-    match LOADING.contains(&name.as_str()) {
-        true => Err(Reason::LoadsCode),
-        false if name == "help" => Err(Reason::Query),
-        false => Ok(()),
     }
 }
 

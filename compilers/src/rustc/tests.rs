@@ -92,7 +92,7 @@ fn native_libraries_are_looked_for_by_name() {
     let line = "src/lib.rs -Lnative=/n -L /p -L crate=/c -lstatic:+whole-archive=z -Lk=/odd";
     let unit = task(&format!("{line} -L dependency=/d")).unit.unwrap();
     assert_eq!(unit.libraries, ["/n", "/p", "/c", "k=/odd"].map(PathBuf::from));
-    assert_eq!(unit.searched, [PathBuf::from("/d")]);
+    assert_eq!(unit.searched, ["/n", "/d"].map(PathBuf::from));
 }
 
 #[test]
@@ -151,7 +151,13 @@ fn libraries_and_checks_may_leave_and_links_stay() {
         let line = format!("src/lib.rs --crate-type lib {more}");
         assert_eq!(leaves(&line), Err(Reason::OtherResults), "{more}");
     }
-    assert_eq!(leaves("src/lib.rs --crate-type lib -C target-cpu=native"), Err(Reason::Native));
+    for native in ["-C target-cpu=native", "-Ztune_cpu=native"] {
+        let line = format!("src/lib.rs --crate-type lib {native}");
+        assert_eq!(leaves(&line), Err(Reason::Native), "{native}");
+        assert!(task(&line).needs_cpu_identity);
+    }
+    let described = leaves("src/lib.rs --crate-type lib --target /w/args.json");
+    assert_eq!(described, Err(Reason::DescribedTarget));
     let externs = task("src/lib.rs --extern a=/d/liba.rmeta --extern priv:b=c/libb.so --extern proc_macro");
     assert_eq!(externs.unit.unwrap().externs, ["/d/liba.rmeta", "c/libb.so"].map(PathBuf::from));
 }

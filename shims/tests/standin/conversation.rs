@@ -221,17 +221,25 @@ fn what_is_to_be_passed_on_is_printed_before_the_end_and_captured() {
 fn what_was_printed_before_the_end_is_not_printed_again() {
     let bench = Bench::new();
     let work = bench.path("work");
-    let mut again = shell("echo early >&2; echo late >&2", &work);
+    // The source was changed in between: another line before, and the word once more, which cargo must not hear.
+    let word = |name: &str| {
+        format!(r#"{{"$message_type":"artifact","artifact":"{name}","emit":"metadata"}}"#) + "\n"
+    };
+    let (early, other) = (format!("early\n{}", word("a.rmeta")), word("b.rmeta"));
+    let late = format!("new\nearly\n{other}late");
+    std::fs::write(work.join("late"), &late).unwrap();
+    let mut again = shell("cat late >&2", &work);
     again.pass_on = true;
     let exec = Exec { program: again.program.clone(), argv: again.argv.clone(), env: again.env.clone() };
     let run = Run { runs: vec![again], parallel: 1 };
     for end in ["done", "run", "exec"] {
         let (exec, run) = (exec.clone(), run.clone());
+        let (early, late, printed) = (early.clone(), late.clone(), format!("{early}new\nlate"));
         let initiator = bench.initiator(move |talk, _| {
-            talk.send(&ToShim::Print(b"early\n".into()));
+            talk.send(&ToShim::Print(early.clone().into()));
             match end {
                 "done" => {
-                    let part = Part { stdout: Vec::new(), stderr: b"early\nlate\n".into() };
+                    let part = Part { stdout: Vec::new(), stderr: late.clone().into() };
                     talk.send(&ToShim::Done(Done { parts: vec![part], code: 0 }));
                 }
                 "run" => {
@@ -243,7 +251,7 @@ fn what_was_printed_before_the_end_is_not_printed_again() {
             }
         });
         let output = bench.gcc().output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "early\nlate\n", "{end}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), printed, "{end}");
         assert!(output.status.success(), "{end}");
         drop(initiator);
         std::fs::remove_file(bench.path("socket/initiator.sock")).unwrap();

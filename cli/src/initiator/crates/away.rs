@@ -32,12 +32,27 @@ const MAX_TEXT: u64 = 1 << 20;
 /// What build scripts leave for their own use.
 const NO_SOURCES: [&str; 12] = ["a", "c", "cc", "cmake", "cpp", "d", "h", "hpp", "la", "lo", "o", "so"];
 
-/// How the names of variables begin that cargo sets or rustc and clippy ask for.
-const ASKED: [&str; 4] = ["CARGO_", "CLIPPY_", "RUST_", "RUSTC_"];
-/// The others.
-const ASKED_TOO: [&str; 4] = ["CARGO", "CI", "OUT_DIR", "SOURCE_DATE_EPOCH"];
-/// What never leaves this machine unasked.
-const SECRETS: [&str; 4] = ["CREDENTIAL", "PASSWORD", "SECRET", "TOKEN"];
+/// How the names of variables begin that cargo sets for a crate (cargo book, "Environment variables Cargo sets for crates")
+/// and its subcommands for clippy.
+const SET: [&str; 3] = ["CARGO_PKG_", "CARGO_BIN_", "CLIPPY_"];
+/// The others, and those that rustc asks for.
+const SET_TOO: [&str; 13] = [
+    "CARGO",
+    "CARGO_CRATE_NAME",
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_PATH",
+    "CARGO_PRIMARY_PACKAGE",
+    "CARGO_RUSTC_CURRENT_DIR",
+    "CARGO_TARGET_TMPDIR",
+    "CI",
+    "OUT_DIR",
+    "RUSTC_BOOTSTRAP",
+    "RUST_BACKTRACE",
+    "RUST_MIN_STACK",
+    "SOURCE_DATE_EPOCH",
+];
+/// Variables with these words in their names stay here, even if a source asks for them: its crate does, too, then.
+const SECRETS: [&str; 6] = ["AUTH", "CREDENTIAL", "KEY", "PASSW", "SECRET", "TOKEN"];
 
 /// A crate's inputs as far as they are foretold.
 pub struct Luggage {
@@ -59,28 +74,31 @@ pub fn pack(
     let start = Start::after(&source);
     let needs = initiator.needs.of(&unit.externs);
     let mut files = needs.ok_or(Objection::Because("needs crates that were made before"))?;
-    for library in files.iter().filter(|path| path.extension() == Some(OsStr::new("so"))) {
+    for library in files.iter().filter(|path| has_suffix(path, "so")) {
         if let Some(reach) = initiator.loaded.reach(library, &initiator.files, &prepared.toolchain)? {
             return Err(Objection::Because(reach));
         }
     }
     files.extend(unit.argument_files.iter().cloned());
 
-    let mut heap = Heap::default();
-    heap.tree(source.parent().unwrap_or(Path::new("/")), &|_| true)?;
     let package = context.variable("CARGO_MANIFEST_DIR").map(|path| context.absolute(Path::new(path)));
-    if let Some(package) = &package {
-        heap.directory(package, &|_, size| size <= MAX_TEXT)?;
+    let beside = source.parent().unwrap_or(Path::new("/"));
+    let mut heap = Heap::default();
+    match &package {
+        // What else lies in a package's own directory may be anything.
+        Some(package) if package != beside => {
+            heap.tree(beside, &|_| true)?;
+            heap.directory(package, &|path, size| size <= MAX_TEXT && is_text(path))?;
+        }
+        Some(package) => heap.tree(package, &|path| is_text(path))?,
+        None => heap.directory(beside, &|path, _| has_suffix(path, "rs"))?,
     }
     if let Some(out) = context.variable("OUT_DIR") {
-        let is_source = |path: &Path| {
-            let suffix = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-            !NO_SOURCES.contains(&suffix)
-        };
+        let is_source = |path: &Path| !NO_SOURCES.iter().any(|suffix| has_suffix(path, suffix));
         heap.tree(&context.absolute(Path::new(out)), &is_source)?;
     }
     for directory in &unit.libraries {
-        heap.directory(directory, &|path, _| path.extension() == Some(OsStr::new("a")))?;
+        heap.directory(directory, &|path, _| has_suffix(path, "a"))?;
     }
     let mut asked: BTreeSet<OsString> = match earlier {
         Some(earlier) => earlier.variables().map(OsStr::to_os_string).collect(),
@@ -91,7 +109,7 @@ pub fn pack(
         let there = earlier.files(&prepared.roots).filter(|path| path.is_file());
         files.extend(there.map(|path| path.into_owned()));
     }
-    asked.retain(|name| !JOBSERVER.iter().any(|idle| name == idle) && !is_ours(name));
+    asked.retain(|name| !JOBSERVER.iter().any(|idle| name == idle) && !is_ours(name) && !is_secret(name));
 
     let directories = unit.searched.iter().chain(&unit.libraries).chain(&package);
     let seen = Observed {
@@ -105,15 +123,33 @@ pub fn pack(
     Ok(Luggage { inputs, env, start })
 }
 
-fn is_ours(name: &OsStr) -> bool {
-    name == vars::PATH || name == vars::LD_PRELOAD || name.as_bytes().starts_with(b"DBUILD_")
+/// Whether an action's environment has a value of dbuild's own there.
+pub fn is_ours(name: &OsStr) -> bool {
+    name == vars::PATH || name == vars::LD_PRELOAD || name == "PWD" || name.as_bytes().starts_with(b"DBUILD_")
+}
+
+fn is_secret(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_uppercase();
+    SECRETS.iter().any(|word| name.contains(word))
 }
 
 fn travels(name: &OsStr) -> bool {
     let text = name.to_str().unwrap_or_default();
-    let asked = ASKED_TOO.contains(&text) || ASKED.iter().any(|start| text.starts_with(start));
-    let secret = SECRETS.iter().any(|word| text.contains(word));
-    asked && !secret && text != "CARGO_HOME" && !JOBSERVER.contains(&text)
+    let set = SET_TOO.contains(&text) || SET.iter().any(|start| text.starts_with(start));
+    set && !is_secret(name)
+}
+
+fn has_suffix(path: &Path, suffix: &str) -> bool {
+    path.extension() == Some(OsStr::new(suffix))
+}
+
+/// Sources, what documentation includes, and what macros and clippy read: neither keys nor logs.
+fn is_text(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    ["rs", "md"].iter().any(|suffix| has_suffix(path, suffix))
+        || ["Cargo.toml", "clippy.toml", ".clippy.toml", "README", "LICENSE"]
+            .iter()
+            .any(|known| name == *known)
 }
 
 /// Files that are gathered, up to a bound.
@@ -133,19 +169,25 @@ impl Heap {
         }
     }
 
-    /// Everything below a directory, but for hidden directories and those that cargo builds in.
+    /// Everything below a directory, but for hidden directories, those that cargo builds in, and what links lead to outside.
     fn tree(&mut self, root: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<(), Objection> {
+        let Ok(real) = std::fs::canonicalize(root) else { return Ok(()) };
         let visited = |entry: &walkdir::DirEntry| {
             let hidden = entry.file_name().as_bytes().starts_with(b".");
             let built = entry.file_type().is_dir() && entry.path().join("CACHEDIR.TAG").exists();
             entry.depth() == 0 || !(hidden || built)
         };
-        for entry in walkdir::WalkDir::new(root).follow_links(true).into_iter().filter_entry(visited) {
-            // A link that leads nowhere, or a directory that nobody may read: rustc will say so if it matters.
+        for entry in walkdir::WalkDir::new(root).into_iter().filter_entry(visited) {
+            // A directory that nobody may read: rustc will say so if it matters.
             let Ok(entry) = entry else { continue };
-            if entry.file_type().is_file() && wanted(entry.path()) {
-                let size = entry.metadata().map_or(0, |meta| meta.len());
-                self.add(entry.into_path(), size)?;
+            let inside = || std::fs::canonicalize(entry.path()).is_ok_and(|path| path.starts_with(&real));
+            if entry.file_type().is_dir() || (entry.path_is_symlink() && !inside()) || !wanted(entry.path()) {
+                continue;
+            }
+            if let Ok(meta) = std::fs::metadata(entry.path())
+                && meta.is_file()
+            {
+                self.add(entry.into_path(), meta.len())?;
             }
         }
         Ok(())
@@ -166,7 +208,7 @@ impl Heap {
     /// The variables that the sources name (`env!("NAME")`, `option_env!("NAME")`).
     fn asked_for(&self) -> Result<BTreeSet<OsString>, Objection> {
         let mut names = BTreeSet::new();
-        for path in self.files.iter().filter(|path| path.extension() == Some(OsStr::new("rs"))) {
+        for path in self.files.iter().filter(|path| has_suffix(path, "rs")) {
             named_variables(&std::fs::read(path)?, &mut names);
         }
         Ok(names)
@@ -198,13 +240,44 @@ mod tests {
     }
 
     #[test]
-    fn secrets_stay() {
-        for name in ["CARGO_PKG_NAME", "RUSTC_BOOTSTRAP", "OUT_DIR", "CI", "CARGO"] {
+    fn only_what_is_set_for_a_crate_travels() {
+        for name in ["CARGO_PKG_NAME", "RUSTC_BOOTSTRAP", "OUT_DIR", "CI", "CARGO", "CLIPPY_ARGS"] {
             assert!(travels(OsStr::new(name)), "{name}");
         }
-        for name in ["CARGO_REGISTRY_TOKEN", "CARGO_MAKEFLAGS", "CARGO_HOME", "HOME", "AWS_SECRET_ACCESS_KEY"]
+        for name in
+            ["CARGO_REGISTRY_TOKEN", "CARGO_MAKEFLAGS", "CARGO_HTTP_PROXY", "CARGO_BUILD_JOBS", "HOME"]
         {
             assert!(!travels(OsStr::new(name)), "{name}");
         }
+        for name in ["GITHUB_TOKEN", "Db_Password", "AWS_SECRET_ACCESS_KEY"] {
+            assert!(is_secret(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn links_out_of_a_package_are_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        for directory in ["package/src/deep", "package/src/.git", "package/src/target", "private"] {
+            std::fs::create_dir_all(at(directory)).unwrap();
+        }
+        let texts = [
+            "package/src/a.rs",
+            "package/src/deep/b.rs",
+            "package/src/.git/c",
+            "private/key",
+            "private/d.rs",
+        ];
+        for name in [&texts[..], &["package/src/target/CACHEDIR.TAG", "package/src/target/e.rs"]].concat() {
+            std::fs::write(at(name), "text").unwrap();
+        }
+        std::os::unix::fs::symlink(at("private"), at("package/src/out")).unwrap();
+        std::os::unix::fs::symlink(at("private/d.rs"), at("package/src/d.rs")).unwrap();
+        std::os::unix::fs::symlink("deep/b.rs", at("package/src/again.rs")).unwrap();
+        let mut heap = Heap::default();
+        heap.tree(&at("package/src"), &|_| true).ok().unwrap();
+        heap.files.sort();
+        let want = ["a.rs", "again.rs", "deep/b.rs"].map(|name| at("package/src").join(name));
+        assert_eq!(heap.files, want);
     }
 }

@@ -13,11 +13,11 @@ use dbuild_shims::trace::Trace;
 
 use super::super::context::Context;
 use super::super::task::Prepared;
-use super::away::{Luggage, OWN};
+use super::away::{Luggage, OWN, is_ours};
 use super::{Objection, WIDTH, asks_for_the_jobserver, idle, inputs, variable};
 
 /// Why an answer is not taken.
-const OTHER_FILES: &str = "would have read other files here";
+pub const OTHER_FILES: &str = "would have read other files here";
 
 /// When the trace was taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,9 @@ pub fn verified(
     let observed = observe::observe(&trace, &scope)?;
     let came = |path: &PathBuf| returned.outputs.contains(&path.as_path());
     let all_came = observed.strays.is_empty() && observed.written.iter().all(came);
-    if returned.moment == Moment::End && !all_came {
+    // The compile's own directories are still there while it goes on.
+    let own = || observed.strays.iter().all(|stray| stray.starts_with(&unit.out_dir));
+    if !all_came && (returned.moment == Moment::End || !own()) {
         return Err(Objection::Because("writes a file that dbuild did not expect"));
     }
     if !observed.programs.is_empty() || !observed.listed.is_empty() {
@@ -71,23 +73,29 @@ pub fn verified(
         return Err(Objection::Because("asks for the jobserver's variables"));
     }
     let idle = |name: &OsStr| returned.depfile.is_some() && JOBSERVER.iter().any(|idle| name == *idle);
-    let name_differs = |name: &&OsString| {
-        let matters = !idle(name) && *name != WIDTH;
-        let there = sent.env.iter().find(|(known, _)| known == *name).map(|(_, value)| value.as_os_str());
-        matters && there != variable(context, Some(unit), name)
+    // What stands there instead of the caller's (`PATH`, `PWD`) is another value even where it is the same.
+    let differs = |name: &&OsString| {
+        let sent = sent.env.iter().find(|(known, _)| known == *name).map(|(_, value)| value.as_os_str());
+        let here = variable(context, Some(unit), name);
+        let other = if is_ours(name) { here.is_some() } else { sent != here };
+        other && !idle(name) && *name != WIDTH
     };
-    if let Some(name) = observed.variables.iter().find(name_differs) {
+    if let Some(name) = observed.variables.iter().find(differs) {
         tracing::info!(name = %name.display(), "a helper's compile asked for a variable that was not sent");
         return Err(Objection::Because("asks for a variable that was not sent"));
     }
-    let found = inputs(context, &prepared.toolchain, unit, &observed, (sent.start, returned.stderr))?;
+    // Before anything is read: a helper may name what it likes.
     let packed = Packed::new(&sent.inputs);
-    match found.files.iter().find(|input| !packed.has(&input.path, &input.digest)) {
-        None => Ok(found),
-        Some(input) => {
-            tracing::info!(path = %input.path.display(), "a helper's compile read another file");
-            Err(Objection::Because(OTHER_FILES))
-        }
+    let digests = observed.files.iter().map(|path| packed.digest(path));
+    let Some(digests) = digests.collect::<Option<Vec<&Digest>>>() else {
+        return Err(Objection::Because(OTHER_FILES));
+    };
+    let found = inputs(context, &prepared.toolchain, unit, &observed, (sent.start, returned.stderr))?;
+    let same = found.files.iter().zip(digests).all(|(input, digest)| input.digest == *digest);
+    if found.files.len() == observed.files.len() && same {
+        Ok(found)
+    } else {
+        Err(Objection::Because(OTHER_FILES))
     }
 }
 
@@ -103,16 +111,16 @@ impl<'s> Packed<'s> {
         Packed { inputs, by_path }
     }
 
-    fn has(&self, path: &Path, digest: &Digest) -> bool {
+    fn digest(&self, path: &Path) -> Option<&'s Digest> {
         if let Some(sent) = self.by_path.get(path.as_os_str()) {
-            return *sent == digest;
+            return Some(sent);
         }
         // By another way, through a link or `..`.
-        let Ok(real) = std::fs::canonicalize(path) else { return false };
-        let same = |sent: &Path| std::fs::canonicalize(sent).is_ok_and(|sent| sent == real);
-        match self.by_path.get(real.as_os_str()) {
-            Some(sent) => *sent == digest,
-            None => self.inputs.files.iter().any(|input| input.digest == *digest && same(&input.path)),
+        let real = std::fs::canonicalize(path).ok()?;
+        if let Some(sent) = self.by_path.get(real.as_os_str()) {
+            return Some(sent);
         }
+        let same = |sent: &Path| std::fs::canonicalize(sent).is_ok_and(|sent| sent == real);
+        self.inputs.files.iter().find(|input| same(&input.path)).map(|input| &input.digest)
     }
 }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use dbuild_compilers::{DependStyle, Depfile, OutputKind};
 use dbuild_intake::action::BuiltAction;
-use dbuild_intake::{Inputs, verify};
+use dbuild_intake::{Doubt, Inputs, verify};
 use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_proto::{Digest, DigestFunction};
 
 use super::super::context::Context;
+use super::super::crates::Objection;
 use super::super::crates::away::{self, Luggage};
 use super::super::crates::back::{self, Moment};
 use super::super::near::{self, readies};
@@ -35,9 +36,18 @@ pub fn accept(
 ) -> Result<Answered, Refusal> {
     let store = context.initiator.store.as_ref().map_err(Refusal::fault)?;
     let inputs = match inputs {
-        Content::Found(inputs) => Cow::Borrowed(inputs),
+        Content::Found(inputs) => Some(Cow::Borrowed(inputs)),
         Content::Packed(luggage) => {
-            Cow::Owned(seen(context, prepared, luggage, built, &mut answer, Moment::End)?)
+            match seen(context, prepared, luggage, built, &mut answer, Moment::End) {
+                Ok(inputs) => Some(Cow::Owned(inputs)),
+                // The build goes on with the metadata, so this is its other half, whatever the disk says now. Plain
+                // cargo's rustc would not notice, either.
+                Err(Untaken::Changed(reason)) if !placed.is_empty() => {
+                    tracing::info!(reason, "inputs changed after the metadata was taken");
+                    None
+                }
+                Err(untaken) => return Err(untaken.into()),
+            }
         }
     };
     let places = prepared.outputs(context);
@@ -65,8 +75,10 @@ pub fn accept(
     } else if let Some(reason) = policy::doubtful_failure(&outcome.stderr, answer.exit_code, &places) {
         return Err(Refusal::because(reason));
     }
-    if answer.exit_code == 0 {
-        verify(context, prepared, &inputs, &outcome)?;
+    if answer.exit_code == 0
+        && let Some(inputs) = &inputs
+    {
+        verify(context, prepared, inputs, &outcome)?;
     }
     let mut files = readies(context, prepared, &outcome).unwrap_or_default();
     // Whoever reads it already must not see it change.
@@ -80,7 +92,10 @@ pub fn accept(
     end.exit_code = answer.exit_code;
     end.notice = answer.notice;
     (end.sent, end.received, end.run_ms) = (answer.sent, answer.received, answer.run_ms);
-    end.uncacheable = prepared.task.cache.as_ref().err().map(ToString::to_string);
+    end.uncacheable = match (&inputs, &prepared.task.cache) {
+        (None, _) => Some("an input changed during the compile".to_owned()),
+        (_, cache) => cache.as_ref().err().map(ToString::to_string),
+    };
     context.initiator.record(Event::Ended(Box::new(end)));
     let answered = Answered {
         stdout: outcome.stdout.clone(),
@@ -89,11 +104,34 @@ pub fn accept(
     };
     if answer.exit_code == 0
         && prepared.task.cache.is_ok()
+        && let Some(inputs) = inputs
         && let Err(error) = near::remember(context, prepared, &inputs, outcome)
     {
         tracing::warn!(%error, "failed to remember a result");
     }
     Ok(answered)
+}
+
+/// Why an answer of a crate is not taken.
+enum Untaken {
+    /// This machine is not, or not any more, as the helper had it.
+    Changed(&'static str),
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Untaken {
+    fn from(refusal: Refusal) -> Self {
+        Untaken::Refused(refusal)
+    }
+}
+
+impl From<Untaken> for Refusal {
+    fn from(untaken: Untaken) -> Self {
+        match untaken {
+            Untaken::Changed(reason) => Refusal::because(reason),
+            Untaken::Refused(refusal) => refusal,
+        }
+    }
 }
 
 /// Puts the metadata of a crate in place while its compile goes on, if everything that it depended on so far is as it is
@@ -131,10 +169,10 @@ fn seen(
     built: &BuiltAction,
     answer: &mut remote::Answer,
     moment: Moment,
-) -> Result<Inputs, Refusal> {
+) -> Result<Inputs, Untaken> {
     if answer.exit_code != 0 {
         // Maybe for want of a file.
-        return Err(Refusal::because("compiler failed on a helper"));
+        return Err(Refusal::because("compiler failed on a helper").into());
     }
     let store = context.initiator.store.as_ref().map_err(Refusal::fault)?;
     let Some(unit) = prepared.unit(context) else { return Ok(Inputs::default()) };
@@ -156,7 +194,13 @@ fn seen(
         outputs: &came.keys().copied().collect::<Vec<_>>(),
     };
     answer.outputs.retain(|(name, _, _)| built.outputs.get(name).is_none_or(|path| path != trace));
-    Ok(back::verified(context, prepared, &unit, luggage, returned)?)
+    back::verified(context, prepared, &unit, luggage, returned).map_err(|objection| match objection {
+        Objection::Because(reason @ back::OTHER_FILES) => Untaken::Changed(reason),
+        Objection::Doubt(Doubt::TooNew(_) | Doubt::Appeared(_) | Doubt::Gone(_)) => {
+            Untaken::Changed("an input changed during the compile")
+        }
+        other => Untaken::Refused(other.into()),
+    })
 }
 
 /// Holds the depfile that came back, if there is one, against what the scan had found. The object of a compile that saw
