@@ -15,7 +15,7 @@ fn root() -> tempfile::TempDir {
     std::fs::create_dir_all(root.path().join("w/dir/sub")).unwrap();
     std::fs::write(root.path().join("w/a.o"), "object").unwrap();
     std::fs::write(root.path().join("w/dir/x"), "x").unwrap();
-    std::fs::write(root.path().join("w/dir/sub/y"), vec![7; 1 << 20]).unwrap();
+    std::fs::write(root.path().join("w/dir/sub/y"), vec![7; IN_MEMORY as usize + 1]).unwrap();
     std::fs::set_permissions(root.path().join("w/dir/x"), std::fs::Permissions::from_mode(0o755)).unwrap();
     symlink("../../dir", root.path().join("w/dir/sub/link")).unwrap();
     root
@@ -47,7 +47,7 @@ fn files_links_and_trees_are_described() {
     assert_eq!(top.directories[0].digest, Some(FUNCTION.digest(&sub).to_wire()));
     assert_eq!(tree.children[0].symlinks[0].target, "../../dir");
     // A large file is uploaded from where it lies.
-    let large = FUNCTION.digest(&vec![7; 1 << 20]);
+    let large = FUNCTION.digest(&vec![7; IN_MEMORY as usize + 1]);
     assert!(matches!(&found.blobs[&large], Payload::File(path) if path.ends_with("w/dir/sub/y")));
 }
 
