@@ -126,6 +126,8 @@ pub struct CrateUnit {
     pub argument_files: Vec<PathBuf>,
     /// The crates that `--extern` names by a path.
     pub externs: Vec<PathBuf>,
+    /// What it makes holds the code of all crates that it needs; most often a linker makes it.
+    pub links: bool,
 }
 
 impl CrateUnit {

@@ -104,8 +104,6 @@ pub enum Reason {
     Terminal,
     #[error("loads code that dbuild cannot see (-Z)")]
     LoadsCode,
-    #[error("links run here")]
-    Links,
     #[error("target described by a file")]
     DescribedTarget,
     #[error("writes files that are only known afterwards")]

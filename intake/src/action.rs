@@ -36,7 +36,7 @@ pub struct ActionRequest<'a> {
     pub outputs: &'a [PathBuf],
     /// Absolute.
     pub cwd: &'a Path,
-    /// `relevant_env`: what reaches the helper.
+    /// `relevant_env`: what reaches the helper. If it has no `PATH`, that leads to the toolchain's programs.
     pub env: &'a [(OsString, OsString)],
     /// See [`logical_directory`].
     pub logical_cwd: Option<&'a Path>,
@@ -198,7 +198,7 @@ fn command(request: &ActionRequest, cwd: &Path, outputs: Vec<String>) -> Result<
     env.extend(
         request.toolchain.environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str())),
     );
-    env.insert(OsStr::new("PATH"), &path);
+    env.entry(OsStr::new("PATH")).or_insert(&path);
     // Always there, so that what a shell on the helper's side would set does not matter.
     env.insert(OsStr::new("PWD"), request.logical_cwd.unwrap_or(cwd).as_os_str());
     let mut environment_variables = Vec::with_capacity(env.len());

@@ -14,7 +14,7 @@ use dbuild_proto::record::{OutputFile, TaskOutcome};
 use dbuild_shims::frame::Ran;
 
 use super::context::Context;
-use super::crates;
+use super::crates::{self, linkers};
 use super::near;
 use super::outputs::{self, IngestError};
 use super::policy;
@@ -147,7 +147,13 @@ fn keep(
     let Seen { started, observed, places, unit, .. } = seen;
     let inputs = match unit {
         Some(unit) => {
-            crates::inputs(context, &prepared.toolchain, unit, observed, (*started, stderr.as_slice()))?
+            let found =
+                crates::inputs(context, &prepared.toolchain, unit, observed, (*started, stderr.as_slice()))?;
+            if unit.links && context.coordinator.is_some() {
+                linkers::note(context, prepared, unit, &found, *started)
+                    .map_err(|error| Unkept::Fault(outputs::cache_fault(&error)))?;
+            }
+            found
         }
         None => preprocessed_inputs(context, prepared, observed, *started)?,
     };

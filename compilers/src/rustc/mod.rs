@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::{Call, CrateUnit, Files, Language, Output, OutputKind, Plan, Reason, Task, outputs};
-use options::{Options, expand};
+use options::{Made, Options, expand};
 
 pub(crate) fn plan(call: &Call<'_>, files: &dyn Files) -> Result<Plan, Reason> {
     let (argv0, argv) = call.argv.split_first().ok_or(Reason::NoSources)?;
@@ -44,18 +44,22 @@ pub(crate) fn plan(call: &Call<'_>, files: &dyn Files) -> Result<Plan, Reason> {
     Ok(Plan::Tasks { tasks: vec![task], then: None })
 }
 
-/// What links runs programs and reads libraries that only a run of it tells; and a helper must be told what to send back.
+/// A helper must be told what to send back.
 fn may_leave(options: &Options) -> Result<(), Reason> {
     let foretold = |emit: &options::Emit| {
         emit.path.is_some() || ["dep-info", "metadata", "link"].iter().any(|kind| emit.kind == *kind)
     };
+    let named = |made: &Made| *made == Made::Library || (options.is_elf() && *made != Made::Unknown);
+    let named = !options.links() || options.made().iter().all(named);
     if options.native {
         Err(Reason::Native)
-    } else if options.described {
+    } else if options.is_described() {
         Err(Reason::DescribedTarget)
-    } else if options.links() && (options.test || !options.makes_library || options.makes_others) {
-        Err(Reason::Links)
-    } else if options.output.is_some() || options.keeps_more || !options.emits.iter().all(foretold) {
+    } else if !named
+        || options.output.is_some()
+        || options.keeps_more
+        || !options.emits.iter().all(foretold)
+    {
         Err(Reason::OtherResults)
     } else {
         Ok(())
@@ -127,8 +131,12 @@ fn results(options: &Options, source: &Path, argument_files: Vec<PathBuf>) -> (C
         }
     }
     // The main output comes first where there is one.
-    if options.links() && options.output.is_none() && options.makes_library {
-        outputs.insert(0, Output::possible(in_out_dir(&stems[1], ".rlib"), OutputKind::Crate));
+    if options.links() && options.output.is_none() {
+        for made in options.made().iter().filter(|made| **made == Made::Library || options.is_elf()) {
+            let Some((is_library, suffix)) = made.elf_suffix() else { continue };
+            let name = in_out_dir(&stems[usize::from(is_library)], suffix);
+            outputs.insert(0, Output::possible(name, OutputKind::Crate));
+        }
     }
     let unit = CrateUnit {
         searched: options.searched.clone(),
@@ -140,6 +148,7 @@ fn results(options: &Options, source: &Path, argument_files: Vec<PathBuf>) -> (C
         width: options.width.clone(),
         argument_files,
         externs: options.externs.clone(),
+        links: options.links() && options.made().iter().any(|made| *made != Made::Library),
     };
     (unit, outputs)
 }

@@ -42,17 +42,15 @@ pub(super) struct Options {
     /// `-o`
     pub output: Option<PathBuf>,
     pub emits: Vec<Emit>,
-    /// `--crate-type` names a library for other crates.
-    pub makes_library: bool,
-    /// It names something else.
-    pub makes_others: bool,
+    /// `--crate-type`
+    crate_types: Vec<Made>,
     /// `--test`
-    pub test: bool,
+    test: bool,
     /// Files of code generation are kept.
     pub keeps_more: bool,
     pub externs: Vec<PathBuf>,
-    /// The target is described by a file.
-    pub described: bool,
+    /// `--target`, if it is not the compiler's own.
+    pub target: Option<OsString>,
     pub searched: Vec<PathBuf>,
     pub libraries: Vec<PathBuf>,
     pub rpath: bool,
@@ -62,6 +60,34 @@ pub(super) struct Options {
     pub json: bool,
     /// Code for the very processor of this machine.
     pub native: bool,
+}
+
+/// What a crate is made into (rust reference, "Linkage").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// For other crates.
+    Library,
+    /// `staticlib`
+    Archive,
+    /// `dylib`, `cdylib`, `proc-macro`
+    Shared,
+    /// `bin`, `--test`
+    Program,
+    Unknown,
+}
+
+impl Made {
+    /// How its file is called where programs are ELF files, behind what [`CrateUnit::stems`](crate::CrateUnit::stems)
+    /// begins with: that of programs, or that of libraries.
+    pub fn elf_suffix(self) -> Option<(bool, &'static str)> {
+        match self {
+            Made::Library => Some((true, ".rlib")),
+            Made::Archive => Some((true, ".a")),
+            Made::Shared => Some((true, ".so")),
+            Made::Program => Some((false, "")),
+            Made::Unknown => None,
+        }
+    }
 }
 
 /// One kind of output, and where it goes if the call says that.
@@ -101,6 +127,24 @@ impl Options {
         self.emits.is_empty() || self.emits.iter().any(|emit| emit.kind == "link")
     }
 
+    /// What comes of the crate if it is linked.
+    pub fn made(&self) -> &[Made] {
+        match self.test || self.crate_types.is_empty() {
+            true => &[Made::Program],
+            false => &self.crate_types,
+        }
+    }
+
+    /// Whether the target is described by a file.
+    pub fn is_described(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| target.as_bytes().ends_with(b".json"))
+    }
+
+    /// Whether programs for the target are ELF files. dbuild itself runs where they are.
+    pub fn is_elf(&self) -> bool {
+        self.target.as_ref().is_none_or(|target| target.to_string_lossy().contains("-linux-"))
+    }
+
     fn long<'w>(
         &mut self,
         name: &[u8],
@@ -115,7 +159,7 @@ impl Options {
             b"test" => self.test = true,
             b"verbose" => {}
             b"extern" => self.external(value()?),
-            b"target" => self.described |= value()?.as_bytes().ends_with(b".json"),
+            b"target" => self.target = Some(value()?.to_owned()),
             b"help" | b"version" | b"explain" | b"print" => return Err(Reason::Query),
             b"crate-name" => self.crate_name = Some(value()?.to_owned()),
             b"crate-type" => self.crate_type(value()?),
@@ -164,10 +208,13 @@ impl Options {
 
     fn crate_type(&mut self, types: &OsStr) {
         for one in types.as_bytes().split(|&byte| byte == b',') {
-            match one {
-                b"lib" | b"rlib" => self.makes_library = true,
-                _ => self.makes_others = true,
-            }
+            self.crate_types.push(match one {
+                b"lib" | b"rlib" => Made::Library,
+                b"staticlib" => Made::Archive,
+                b"dylib" | b"cdylib" | b"proc-macro" => Made::Shared,
+                b"bin" => Made::Program,
+                _ => Made::Unknown,
+            });
         }
     }
 

@@ -139,14 +139,18 @@ fn what_is_left_alone() {
 }
 
 #[test]
-fn libraries_and_checks_may_leave_and_links_stay() {
+fn what_may_leave() {
     let leaves = |line: &str| task(line).distribute;
     assert_eq!(leaves(CARGO), Ok(()));
     assert_eq!(leaves("src/lib.rs --crate-type bin --emit=dep-info,metadata"), Ok(()));
     assert_eq!(leaves("src/lib.rs --test --emit=metadata"), Ok(()));
     for links in ["", "--crate-type bin", "--crate-type lib,cdylib", "--crate-type lib --test"] {
-        assert_eq!(leaves(&format!("src/lib.rs {links}")), Err(Reason::Links), "{links}");
+        assert_eq!(leaves(&format!("src/lib.rs {links}")), Ok(()), "{links}");
     }
+    for other in ["--crate-type sdylib", "--crate-type bin --target wasm32-unknown-unknown"] {
+        assert_eq!(leaves(&format!("src/lib.rs {other}")), Err(Reason::OtherResults), "{other}");
+    }
+    assert_eq!(leaves("src/lib.rs --crate-type lib --target wasm32-unknown-unknown"), Ok(()));
     for more in ["-C save-temps", "-Csplit_debuginfo=unpacked", "--emit=link,obj", "-o /t/debug/deps/y"] {
         let line = format!("src/lib.rs --crate-type lib {more}");
         assert_eq!(leaves(&line), Err(Reason::OtherResults), "{more}");
@@ -160,4 +164,28 @@ fn libraries_and_checks_may_leave_and_links_stay() {
     assert_eq!(described, Err(Reason::DescribedTarget));
     let externs = task("src/lib.rs --extern a=/d/liba.rmeta --extern priv:b=c/libb.so --extern proc_macro");
     assert_eq!(externs.unit.unwrap().externs, ["/d/liba.rmeta", "c/libb.so"].map(PathBuf::from));
+}
+
+#[test]
+fn linked_files_are_foretold() {
+    let made = |line: &str| {
+        let task = task(&format!("src/lib.rs --out-dir /t --crate-name n -C extra-filename=-1 {line}"));
+        let names = task.outputs.iter().filter_map(|output| output.path()?.file_name()?.to_str());
+        (names.map(str::to_owned).collect::<Vec<_>>().join(" "), task.unit.unwrap().links)
+    };
+    for (line, names, links) in [
+        ("--crate-type lib", "libn-1.rlib", false),
+        ("--crate-type lib --emit=metadata", "libn-1.rmeta", false),
+        ("--crate-type bin --emit=metadata", "libn-1.rmeta", false),
+        ("--crate-type bin", "n-1", true),
+        ("", "n-1", true),
+        ("--crate-type lib --test", "n-1", true),
+        ("--crate-type proc-macro", "libn-1.so", true),
+        ("--crate-type staticlib", "libn-1.a", true),
+        ("--crate-type cdylib,rlib", "libn-1.rlib libn-1.so", true),
+        ("--crate-type bin --target wasm32-unknown-unknown", "", true),
+        ("--crate-type bin --target aarch64-unknown-linux-gnu", "n-1", true),
+    ] {
+        assert_eq!(made(line), (names.to_owned(), links), "{line}");
+    }
 }

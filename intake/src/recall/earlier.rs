@@ -33,6 +33,11 @@ impl Earlier {
         self.0.files.iter().filter_map(|seen| roots.unmask_path(&seen.path))
     }
 
+    /// Directories that were there, by the paths that they had.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.0.directories.iter().map(|bytes| path(bytes))
+    }
+
     /// The variables that were asked for.
     pub fn variables(&self) -> impl Iterator<Item = &OsStr> {
         self.0.variables.iter().map(|seen| OsStr::from_bytes(&seen.name))

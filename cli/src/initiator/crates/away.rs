@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use dbuild_compilers::CrateUnit;
 use dbuild_intake::recall::Earlier;
-use dbuild_intake::{Inputs, JOBSERVER, Observed, Start};
+use dbuild_intake::{Inputs, JOBSERVER, Observed, Roots, Start};
 use dbuild_shims::vars;
 
 use super::super::context::Context;
 use super::super::task::Prepared;
-use super::Objection;
+use super::{Objection, linkers};
 
 /// Where dbuild's own files are in an action's file system; no build has anything there.
 pub const OWN: &str = "/.dbuild";
@@ -57,7 +57,7 @@ const SECRETS: [&str; 6] = ["AUTH", "CREDENTIAL", "KEY", "PASSW", "SECRET", "TOK
 /// A crate's inputs as far as they are foretold.
 pub struct Luggage {
     pub inputs: Inputs,
-    /// Without those of dbuild's own.
+    /// Without those of dbuild's own. Whoever runs linkers has the caller's `PATH`.
     pub env: Vec<(OsString, OsString)>,
     pub start: Start,
 }
@@ -74,6 +74,9 @@ pub fn pack(
     let start = Start::after(&source);
     let needs = initiator.needs.of(&unit.externs);
     let mut files = needs.ok_or(Objection::Because("needs crates that were made before"))?;
+    if unit.links {
+        files.extend(siblings(&files));
+    }
     for library in files.iter().filter(|path| has_suffix(path, "so")) {
         if let Some(reach) = initiator.loaded.reach(library, &initiator.files, &prepared.toolchain)? {
             return Err(Objection::Because(reach));
@@ -109,11 +112,23 @@ pub fn pack(
         let there = earlier.files(&prepared.roots).filter(|path| path.is_file());
         files.extend(there.map(|path| path.into_owned()));
     }
+    let mut directories: BTreeSet<PathBuf> =
+        unit.searched.iter().chain(&unit.libraries).chain(&package).cloned().collect();
+    if unit.links {
+        let linker = linkers::known(context, prepared, unit).ok().flatten();
+        let linker = linker.ok_or(Objection::Because("its linker was not seen at work yet"))?;
+        files.extend(linker.files(Roots::none()).filter(|path| path.is_file()).map(Into::into));
+        directories.extend(linker.directories().map(Path::to_path_buf));
+        directories.extend(context.variable("TMPDIR").map(|path| context.absolute(Path::new(path))));
+        asked.extend(linker.variables().map(OsStr::to_os_string));
+    }
     asked.retain(|name| !JOBSERVER.iter().any(|idle| name == idle) && !is_ours(name) && !is_secret(name));
+    if unit.links {
+        asked.insert(vars::PATH.into());
+    }
 
-    let directories = unit.searched.iter().chain(&unit.libraries).chain(&package);
     let seen = Observed {
-        directories: directories.filter(|path| path.is_dir()).cloned().collect(),
+        directories: directories.into_iter().filter(|path| path.is_dir()).collect(),
         files: files.into_iter().collect(),
         ..Observed::default()
     };
@@ -123,7 +138,18 @@ pub fn pack(
     Ok(Luggage { inputs, env, start })
 }
 
-/// Whether an action's environment has a value of dbuild's own there.
+/// A program holds the code of its crates, which may have been named by their metadata; where both are, rustc takes the
+/// metadata from its own file.
+fn siblings(crates: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
+    let sibling = |path: &PathBuf| match path.extension()?.to_str()? {
+        "rmeta" => Some(path.with_extension("rlib")),
+        "rlib" => Some(path.with_extension("rmeta")),
+        _ => None,
+    };
+    crates.iter().filter_map(sibling).filter(|path| path.is_file()).collect()
+}
+
+/// Whether an action's environment has a value of dbuild's own there, unless it is given.
 pub fn is_ours(name: &OsStr) -> bool {
     name == vars::PATH || name == vars::LD_PRELOAD || name == "PWD" || name.as_bytes().starts_with(b"DBUILD_")
 }
@@ -135,8 +161,7 @@ fn is_secret(name: &OsStr) -> bool {
 
 fn travels(name: &OsStr) -> bool {
     let text = name.to_str().unwrap_or_default();
-    let set = SET_TOO.contains(&text) || SET.iter().any(|start| text.starts_with(start));
-    set && !is_secret(name)
+    SET_TOO.contains(&text) || SET.iter().any(|start| text.starts_with(start))
 }
 
 fn has_suffix(path: &Path, suffix: &str) -> bool {
@@ -241,7 +266,7 @@ mod tests {
 
     #[test]
     fn only_what_is_set_for_a_crate_travels() {
-        for name in ["CARGO_PKG_NAME", "RUSTC_BOOTSTRAP", "OUT_DIR", "CI", "CARGO", "CLIPPY_ARGS"] {
+        for name in ["CARGO_PKG_NAME", "CARGO_PKG_AUTHORS", "RUSTC_BOOTSTRAP", "OUT_DIR", "CI", "CARGO", "CLIPPY_ARGS"] {
             assert!(travels(OsStr::new(name)), "{name}");
         }
         for name in

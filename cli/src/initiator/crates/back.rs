@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use dbuild_compilers::CrateUnit;
 use dbuild_intake::observe::{self, Scope};
-use dbuild_intake::{Inputs, JOBSERVER};
+use dbuild_intake::{Input, Inputs, JOBSERVER};
 use dbuild_proto::Digest;
 use dbuild_shims::trace::Trace;
 
@@ -66,7 +66,7 @@ pub fn verified(
     if !all_came && (returned.moment == Moment::End || !own()) {
         return Err(Objection::Because("writes a file that dbuild did not expect"));
     }
-    if !observed.programs.is_empty() || !observed.listed.is_empty() {
+    if !(unit.links || observed.programs.is_empty()) || !observed.listed.is_empty() {
         return Err(Objection::Because("runs programs or lists directories"));
     }
     if returned.depfile.as_deref().is_some_and(asks_for_the_jobserver) {
@@ -77,7 +77,7 @@ pub fn verified(
     let differs = |name: &&OsString| {
         let sent = sent.env.iter().find(|(known, _)| known == *name).map(|(_, value)| value.as_os_str());
         let here = variable(context, Some(unit), name);
-        let other = if is_ours(name) { here.is_some() } else { sent != here };
+        let other = if sent.is_none() && is_ours(name) { here.is_some() } else { sent != here };
         other && !idle(name) && *name != WIDTH
     };
     if let Some(name) = observed.variables.iter().find(differs) {
@@ -86,17 +86,14 @@ pub fn verified(
     }
     // Before anything is read: a helper may name what it likes.
     let packed = Packed::new(&sent.inputs);
-    let digests = observed.files.iter().map(|path| packed.digest(path));
-    let Some(digests) = digests.collect::<Option<Vec<&Digest>>>() else {
+    let sent_too = |path: &PathBuf| packed.digest(path).is_some();
+    if !observed.files.iter().all(sent_too) {
         return Err(Objection::Because(OTHER_FILES));
-    };
-    let found = inputs(context, &prepared.toolchain, unit, &observed, (sent.start, returned.stderr))?;
-    let same = found.files.iter().zip(digests).all(|(input, digest)| input.digest == *digest);
-    if found.files.len() == observed.files.len() && same {
-        Ok(found)
-    } else {
-        Err(Objection::Because(OTHER_FILES))
     }
+    // With what the loader maps for programs, which shows in no trace.
+    let found = inputs(context, &prepared.toolchain, unit, &observed, (sent.start, returned.stderr))?;
+    let same = |input: &Input| packed.digest(&input.path) == Some(&input.digest);
+    if found.files.iter().all(same) { Ok(found) } else { Err(Objection::Because(OTHER_FILES)) }
 }
 
 /// What was sent, by the paths under which it lay in the action.

@@ -3,6 +3,7 @@
 
 pub mod away;
 pub mod back;
+pub mod linkers;
 mod needs;
 
 use std::ffi::{OsStr, OsString};

@@ -172,6 +172,8 @@ fn seen(
 ) -> Result<Inputs, Untaken> {
     if answer.exit_code != 0 {
         // Maybe for want of a file.
+        let (source, error) = (prepared.task.source.display(), first_error(&answer.stderr));
+        tracing::info!(%source, error, "a crate's compile failed on a helper");
         return Err(Refusal::because("compiler failed on a helper").into());
     }
     let store = context.initiator.store.as_ref().map_err(Refusal::fault)?;
@@ -200,6 +202,16 @@ fn seen(
             Untaken::Changed("an input changed during the compile")
         }
         other => Untaken::Refused(other.into()),
+    })
+}
+
+/// The first error among messages for a program (rustc book, "JSON Output").
+fn first_error(stderr: &[u8]) -> Option<String> {
+    let mut lines = stderr.split(|byte| *byte == b'\n');
+    lines.find_map(|line| {
+        let message: serde_json::Value = serde_json::from_slice(line).ok()?;
+        let is_error = message.get("level")?.as_str()? == "error";
+        is_error.then(|| message.get("message")?.as_str().map(str::to_owned)).flatten()
     })
 }
 
