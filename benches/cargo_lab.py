@@ -6,21 +6,22 @@
 
 Variants, in each round:
 
+    one machine         cargo -j1 on the client alone (with --alone)
     yardstick           cargo on the client, which has the quota of client and helpers together
+    dbuild toolchain    small crates bring the compiler to all helpers; no host is slowed down here
     dbuild              with nothing known of the program; the toolchain is there
     dbuild again        after that: everything in the client's cache
     sccache, again      the same through sccache-dist; DIR has sccache and sccache-dist 0.19
                         (cargo install sccache --no-default-features --features dist-client,dist-server)
 
-The critical path is that of cargo's own timings of an unhindered build with one job, which leaves each compile one
-processor: dependants start when the metadata is there, and each second takes 1/CORES. Files of dbuild's builds are
-compared with the yardstick's. Needs root, util-linux, iproute2, cargo, and for sccache-dist bubblewrap.
+The critical path is that of cargo's unit graph with cargo's own timings of a build with one job, which leaves each
+compile one processor: of one such machine with --alone, else of an unhindered one, where each second takes 1/CORES. Files
+of dbuild's builds are compared with the yardstick's. Needs root, util-linux, iproute2, cargo, and for sccache-dist bubblewrap.
 """
 
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import statistics
@@ -31,39 +32,22 @@ from pathlib import Path
 
 from builds import ROOT
 from cargo import WORK, tree, unpack
+from cluster import critical
 from cluster.cgroups import Tree
 from cluster.hosts import Cluster
 from cluster.measure import measure
 from cluster.rust import DbuildCargo, PlainCargo, Sccache, cargo_environment, toolchain
 
 
-def critical_path(place, env):
-    """Seconds of the longest chain of units, and of all together."""
-    shutil.rmtree(place / "target", ignore_errors=True)
-    subprocess.run(["cargo", "build", "--quiet", "--timings", "-j1"], cwd=place, env=env, check=True, stdout=subprocess.DEVNULL)
-    page = (place / "target" / "cargo-timings" / "cargo-timing.html").read_text()
-    units = json.loads(re.search(r"const UNIT_DATA = (\[.*?\]);", page, re.S).group(1))
-    ready = {unit["i"]: 0.0 for unit in units}
-    end = 0.0
-    # In the order in which they ran, every unit comes after those that it waited for.
-    for unit in sorted(units, key=lambda unit: unit["start"]):
-        start, length = ready[unit["i"]], unit["duration"]
-        front = [section["end"] for name, section in unit.get("sections") or [] if name == "frontend"]
-        end = max(end, start + length)
-        for after, least in ((unit["unblocked_units"], length), (unit.get("unblocked_rmeta_units", []), (front or [length])[0])):
-            for other in after:
-                ready[other] = max(ready[other], start + least)
-    return end, sum(unit["duration"] for unit in units)
-
-
 def trivial(place, crates):
-    """A workspace of small libraries that brings the toolchain to every helper."""
+    """A workspace of small libraries and programs that brings compiler and linker to every helper."""
     shutil.rmtree(place, ignore_errors=True)
     names = [f"w{n}" for n in range(crates)]
     for name in names:
         (place / name / "src").mkdir(parents=True)
         (place / name / "Cargo.toml").write_text(f'[package]\nname = "{name}"\nversion = "0.1.0"\nedition = "2021"\n')
         (place / name / "src" / "lib.rs").write_text("pub fn f() {}\n")
+        (place / name / "src" / "main.rs").write_text("fn main() {}\n")
     (place / "Cargo.toml").write_text(f"[workspace]\nresolver = \"2\"\nmembers = {json.dumps(names)}\n")
 
 
@@ -73,7 +57,10 @@ class Lab:
         self.project, self.warm_up = place / "project", place / "warm-up"
         unpack(args.project, self.project)
         trivial(self.warm_up, args.helpers * args.slots * 3)
-        self.path, self.whole = critical_path(self.project, cargo_environment())
+        seconds = critical.one_by_one(self.project, cargo_environment())
+        self.path = critical.length(self.project, cargo_environment(), seconds) / args.cpu
+        self.whole = sum(whole for whole, _ in seconds.values()) / args.cpu
+        self.measured = None
         self.records, self.made = [], None
         self.dbuild = DbuildCargo(args, args.dbuild)
 
@@ -89,8 +76,13 @@ class Lab:
         self.add(variant, {**figures, "differing": unlike, **tool.extra(cluster)})
 
     def bring_toolchain(self, cluster, tool, words):
+        """With as much of the processors as there is: what follows is measured."""
         shutil.rmtree(self.warm_up / "target", ignore_errors=True)
+        for host in cluster.hosts.values():
+            host.group.quota(1)
         figures, _, _ = measure(cluster, tool, ["cargo", "build", "--quiet", *words], self.warm_up)
+        for host in cluster.hosts.values():
+            host.group.quota(self.args.cpu)
         self.add(f"{tool.name} toolchain", {**figures, **tool.extra(cluster)})
 
     def add(self, variant, figures):
@@ -104,6 +96,15 @@ class Lab:
 
     def cluster(self):
         return Cluster(self.tree, self.args.helpers, self.args, self.place / "hosts", self.project)
+
+    def alone(self):
+        """One machine, slow as each of them is."""
+        with self.cluster() as cluster:
+            shutil.rmtree(self.project / "target", ignore_errors=True)
+            figures, _, _ = measure(cluster, PlainCargo(), ["cargo", "build", "--quiet", "-j1", "--timings"], self.project)
+            self.add("one machine", figures)
+            seconds = critical.timings(self.project)
+            self.measured = critical.length(self.project, cargo_environment(), seconds)
 
     def one(self):
         total = (self.args.helpers + 1) * self.args.cpu
@@ -131,6 +132,8 @@ class Lab:
         try:
             for self.round in range(1, self.args.rounds + 1):
                 print(f"round {self.round} of {self.args.rounds}", flush=True)
+                if self.args.alone and self.measured is None:
+                    self.alone()
                 self.one()
         finally:
             self.tree.close()
@@ -139,11 +142,12 @@ class Lab:
         one = lambda variant, key: [r[key] for r in self.records if r["variant"] == variant]
         middle = lambda values, digits=1: f"{statistics.median(values):.{digits}f}" if values else "–"
         local = statistics.median(one("yardstick", "client_cpu") or [1])
-        path = self.path / self.args.cpu
+        path = self.measured or self.path
         rustc = subprocess.run([toolchain() / "rustc", "--version"], stdout=subprocess.PIPE, text=True).stdout.strip()
         lines = [f"{self.args.project}, {self.args.helpers} helpers of {self.args.cpu} processors, links of {self.args.rate}; "
                  f"{rustc}; {os.cpu_count()} cores; {time.strftime('%Y-%m-%d')}; n = {self.args.rounds}, medians. "
-                 f"Critical path {path:.1f} s, all units one after the other {self.whole / self.args.cpu:.0f} s.", "",
+                 f"Critical path {self.path:.1f} s, all units one after the other {self.whole:.0f} s (an unhindered build, times "
+                 f"{1 / self.args.cpu:.0f}); measured on one such machine: {middle([self.measured] if self.measured else [])} s.", "",
                  "| variant | wall, s | of the critical path | client CPU, s | of a local build's | sent, MB | files that differ |",
                  "|---|---|---|---|---|---|---|"]
         for variant in dict.fromkeys(r["variant"] for r in self.records):
@@ -168,6 +172,7 @@ def main():
     parser.add_argument("--slots", type=int, default=2, help="of each helper")
     parser.add_argument("--local-slots", type=int, help="DBUILD_LOCAL_SLOTS (default: not set)")
     parser.add_argument("--ahead", type=int, default=2)
+    parser.add_argument("--alone", action="store_true", help="build on one such machine, too, for its critical path")
     parser.add_argument("--sccache", type=Path, help="directory with sccache and sccache-dist")
     parser.add_argument("--dbuild", type=Path,
                         default=Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "dbuild")

@@ -186,6 +186,7 @@ impl Agent<'_> {
             return None;
         }
         if self.leases.len() >= self.config.slots as usize {
+            tracing::warn!("an action was given back: all slots are taken");
             let outcome = Outcome::Fault(Fault {
                 kind: fault::Kind::Infrastructure.into(),
                 message: format!("failed to take the lease: all {} slots are taken", self.config.slots),

@@ -34,7 +34,10 @@ impl Trouble {
                 (Kind::MissingInputs, digests.iter().map(|digest| digest.to_string()).collect())
             }
             Trouble::Bad(_) => (Kind::BadAction, Vec::new()),
-            Trouble::Infrastructure(_) => (Kind::Infrastructure, Vec::new()),
+            Trouble::Infrastructure(what) => {
+                tracing::warn!("an action was given back: failed to {what}");
+                (Kind::Infrastructure, Vec::new())
+            }
             Trouble::Timeout(_) => (Kind::Timeout, Vec::new()),
             Trouble::Cancelled => (Kind::Cancelled, Vec::new()),
         };

@@ -85,7 +85,8 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn link(&self, to: &Path) -> Result<(), StageError> {
+    /// The store's own file under another name.
+    pub fn link(&self, to: &Path) -> Result<(), StageError> {
         let from = self.store.linkable(self.function, self.digest, self.executable);
         let from = from.map_err(|error| self.error(error))?;
         match std::fs::hard_link(&from, to) {

@@ -2,11 +2,11 @@
 //!
 //! On disk: `trees-v1/<boot>/<function>-<hash>-<size>`, complete or absent (made as `new-…` beside it, then renamed). The
 //! files are copies: were they links to the store, a file of a tree and an equal one beside it would be the same
-//! inode, which compilers notice. A subtree is shared from its third use within a few actions, so that the directories
+//! inode, which preprocessors notice. Programs and libraries, which are large and no preprocessor's, are links. A subtree is shared from its third use within a few actions, so that the directories
 //! which differ from action to action cost nothing here. The least recently used trees go when all together exceed the budget;
 //! one that an action uses stays.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -158,7 +158,8 @@ impl Trees {
         let new = self.dir.join(format!("new-{serial}"));
         let (fetcher, input) = (fetcher.clone(), input.clone());
         blocking(move || {
-            let laid = lay(&fetcher, function, &input, &digest, &new);
+            let laid = Laying { fetcher: &fetcher, function, input: &input, linked: HashSet::new() }
+                .lay(&digest, &new);
             let placed = laid.and_then(|bytes| {
                 fs_err::rename(&new, &path)?;
                 Ok(bytes)
@@ -202,30 +203,45 @@ impl Trees {
     }
 }
 
-/// Lays a subtree out at `to`; returns the bytes of its files.
-fn lay(
-    fetcher: &Fetcher,
+/// A subtree on its way to the disk.
+struct Laying<'a> {
+    fetcher: &'a Fetcher,
     function: DigestFunction,
-    input: &Input,
-    digest: &Digest,
-    to: &Path,
-) -> Result<u64, StageError> {
-    fs_err::create_dir(to)?;
-    let dir = input.dir(digest);
-    let mut bytes: u64 = 0;
-    for link in &dir.links {
-        std::os::unix::fs::symlink(&*link.target, to.join(&*link.name))?;
+    input: &'a Input,
+    /// Contents of which a link is there: the next one is a copy.
+    linked: HashSet<(Digest, bool)>,
+}
+
+impl Laying<'_> {
+    /// Lays it out at `to`; returns the bytes of its files.
+    fn lay(&mut self, digest: &Digest, to: &Path) -> Result<u64, StageError> {
+        fs_err::create_dir(to)?;
+        let dir = self.input.dir(digest);
+        let mut bytes: u64 = 0;
+        for link in &dir.links {
+            std::os::unix::fs::symlink(&*link.target, to.join(&*link.name))?;
+        }
+        for file in &dir.files {
+            let (store, at) = (self.fetcher.store(), to.join(&*file.name));
+            let source =
+                Source { store, function: self.function, digest: &file.digest, executable: file.executable };
+            match is_code(&file.name, file.executable) && self.linked.insert((file.digest, file.executable)) {
+                true => source.link(&at)?,
+                false => source.copy(&at, false)?,
+            }
+            bytes = bytes.saturating_add(file.digest.size);
+        }
+        for (name, child) in &dir.dirs {
+            bytes = bytes.saturating_add(self.lay(child, &to.join(&**name))?);
+        }
+        Ok(bytes)
     }
-    for file in &dir.files {
-        let store = fetcher.store();
-        Source { store, function, digest: &file.digest, executable: file.executable }
-            .copy(&to.join(&*file.name), false)?;
-        bytes = bytes.saturating_add(file.digest.size);
-    }
-    for (name, child) in &dir.dirs {
-        bytes = bytes.saturating_add(lay(fetcher, function, input, child, &to.join(&**name))?);
-    }
-    Ok(bytes)
+}
+
+/// Whether it is a program or a library, which no preprocessor reads. Headers may be executable, too, by mistake.
+fn is_code(name: &str, executable: bool) -> bool {
+    let library = [".a", ".rlib", ".rmeta", ".so"].iter().any(|suffix| name.ends_with(suffix));
+    library || name.contains(".so.") || (executable && !name.contains('.'))
 }
 
 /// Trees are not written through: after a crash of the machine a complete name may stand over empty files.
@@ -288,6 +304,18 @@ mod tests {
             (0..=GAP).for_each(|_| trees.begin());
             assert!(!trees.worth(DigestFunction::Blake3, &other));
         }
+    }
+
+    #[test]
+    fn programs_and_libraries_are_known() {
+        for name in ["libc.a", "libstd-1.rlib", "libLLVM.so.22.1-rust-1.95.0-stable", "libz.so", "libm.so.6"]
+        {
+            assert!(is_code(name, false), "{name}");
+        }
+        for (name, executable) in [("a.h", true), ("so", false), ("x.so_h", false), ("stdio.h", false)] {
+            assert!(!is_code(name, executable), "{name}");
+        }
+        assert!(is_code("rustc", true));
     }
 
     #[test]

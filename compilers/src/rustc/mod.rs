@@ -55,10 +55,7 @@ fn may_leave(options: &Options) -> Result<(), Reason> {
         Err(Reason::Native)
     } else if options.is_described() {
         Err(Reason::DescribedTarget)
-    } else if !named
-        || options.output.is_some()
-        || options.keeps_more
-        || !options.emits.iter().all(foretold)
+    } else if !named || options.output.is_some() || options.keeps_more || !options.emits.iter().all(foretold)
     {
         Err(Reason::OtherResults)
     } else {

@@ -266,7 +266,15 @@ mod tests {
 
     #[test]
     fn only_what_is_set_for_a_crate_travels() {
-        for name in ["CARGO_PKG_NAME", "CARGO_PKG_AUTHORS", "RUSTC_BOOTSTRAP", "OUT_DIR", "CI", "CARGO", "CLIPPY_ARGS"] {
+        for name in [
+            "CARGO_PKG_NAME",
+            "CARGO_PKG_AUTHORS",
+            "RUSTC_BOOTSTRAP",
+            "OUT_DIR",
+            "CI",
+            "CARGO",
+            "CLIPPY_ARGS",
+        ] {
             assert!(travels(OsStr::new(name)), "{name}");
         }
         for name in

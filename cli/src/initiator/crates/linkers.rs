@@ -23,7 +23,11 @@ const NAME: &str = "what a linker reads";
 const MAX_FILES: usize = 1000;
 
 /// What earlier links with the same linker have read of the machine's own, if there were any.
-pub fn known(context: &Context, prepared: &Prepared, unit: &CrateUnit) -> Result<Option<Earlier>, CacheError> {
+pub fn known(
+    context: &Context,
+    prepared: &Prepared,
+    unit: &CrateUnit,
+) -> Result<Option<Earlier>, CacheError> {
     let Ok(store) = &context.initiator.store else { return Ok(None) };
     let (_, earlier) = recall::recall(store, &key(context, prepared, unit), &world(context), &|_| false)?;
     Ok(earlier)
@@ -51,8 +55,10 @@ pub fn note(
     if let Some(earlier) = known(context, prepared, unit)? {
         let there = |path: &PathBuf| path.exists();
         let before = (files.len(), directories.len(), variables.len());
-        let known_files: BTreeSet<PathBuf> = earlier.files(Roots::none()).map(Into::into).filter(there).collect();
-        let known_directories: BTreeSet<PathBuf> = earlier.directories().map(Into::into).filter(there).collect();
+        let known_files: BTreeSet<PathBuf> =
+            earlier.files(Roots::none()).map(Into::into).filter(there).collect();
+        let known_directories: BTreeSet<PathBuf> =
+            earlier.directories().map(Into::into).filter(there).collect();
         let known_variables: BTreeSet<OsString> = earlier.variables().map(Into::into).collect();
         let nothing_new = files.is_subset(&known_files)
             && directories.is_subset(&known_directories)
@@ -129,7 +135,9 @@ mod tests {
 
     #[test]
     fn linkers_read_libraries_and_objects() {
-        for path in ["/lib/libm.so.6", "/usr/lib/libc.a", "/x/Scrt1.o", "/usr/lib/libc.so", "/etc/ld.so.cache"] {
+        for path in
+            ["/lib/libm.so.6", "/usr/lib/libc.a", "/x/Scrt1.o", "/usr/lib/libc.so", "/etc/ld.so.cache"]
+        {
             assert!(is_linked(Path::new(path)), "{path}");
         }
         for path in ["/etc/passwd", "/home/u/.netrc", "/x/a.so.d/key.pem", "/etc/ld.so.conf"] {

@@ -1,11 +1,12 @@
 //! One action at the pool: look in its cache, upload, execute, bring the result.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dbuild_cache::Store;
 use dbuild_intake::{BuiltAction, InputRoot};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::longrunning::{Operation, operation};
+use dbuild_proto::reapi::google::protobuf::Timestamp;
 use dbuild_proto::{ACTION_RESULT, Digest};
 use prost::Message;
 
@@ -80,7 +81,10 @@ impl Remote {
                 Ran::Response(response) => {
                     let cached = response.cached_result;
                     let result = response.result.ok_or_else(|| Fault::new("the pool gave no result"))?;
+                    let came = SystemTime::now();
+                    let phases = result.execution_metadata.clone().unwrap_or_default();
                     let answer = self.bring(result, cached, sent, store).await?;
+                    log_phases(built, &phases, came);
                     let notice = Some(response.message).filter(|message| !message.is_empty());
                     return Ok(Answer { notice, ..answer });
                 }
@@ -246,8 +250,28 @@ enum Ran {
 
 /// How long the command itself ran.
 fn run_ms(metadata: &re::ExecutedActionMetadata) -> Option<u64> {
-    let start = metadata.execution_start_timestamp.as_ref()?;
-    let end = metadata.execution_completed_timestamp.as_ref()?;
-    let ms = |seconds: i64, nanos: i32| i128::from(seconds) * 1000 + i128::from(nanos) / 1_000_000;
-    u64::try_from(ms(end.seconds, end.nanos) - ms(start.seconds, start.nanos)).ok()
+    let [start, end] = [&metadata.execution_start_timestamp, &metadata.execution_completed_timestamp];
+    u64::try_from(ms(end.as_ref()?) - ms(start.as_ref()?)).ok()
+}
+
+/// For whoever wants to know where the time of a build goes: the phases of an action in milliseconds, by the clocks of
+/// coordinator, helper and this machine.
+fn log_phases(built: &BuiltAction, phases: &re::ExecutedActionMetadata, came: SystemTime) {
+    let between =
+        |from: &Option<Timestamp>, to: &Option<Timestamp>| Some(ms(to.as_ref()?) - ms(from.as_ref()?));
+    tracing::debug!(
+        output = built.outputs.keys().next(),
+        helper = phases.worker,
+        queued = between(&phases.queued_timestamp, &phases.worker_start_timestamp),
+        fetched = between(&phases.input_fetch_start_timestamp, &phases.input_fetch_completed_timestamp),
+        laid_out = between(&phases.input_fetch_completed_timestamp, &phases.execution_start_timestamp),
+        ran = between(&phases.execution_start_timestamp, &phases.execution_completed_timestamp),
+        sent = between(&phases.output_upload_start_timestamp, &phases.output_upload_completed_timestamp),
+        brought = came.elapsed().map_or(0, |elapsed| elapsed.as_millis()),
+        "an action ran"
+    );
+}
+
+fn ms(time: &Timestamp) -> i128 {
+    i128::from(time.seconds) * 1000 + i128::from(time.nanos) / 1_000_000
 }
