@@ -152,7 +152,9 @@ impl Prepared {
         }
         let (roots, more_args) = match &task.unit {
             Some(unit) => {
-                context.initiator.needs.note(&crates::absolute(context, unit));
+                let source = context.absolute(&task.source);
+                let root = source.parent().unwrap_or(Path::new("/"));
+                context.initiator.needs.note(&crates::absolute(context, unit), root);
                 roots::of(context, unit)
             }
             None => (roots::of_c(context), Vec::new()),

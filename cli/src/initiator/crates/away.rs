@@ -73,7 +73,8 @@ pub fn pack(
     let source = context.absolute(&prepared.task.source);
     let start = Start::after(&source);
     let needs = initiator.needs.of(&unit.externs);
-    let mut files = needs.ok_or(Objection::Because("needs crates that were made before"))?;
+    let needs = needs.ok_or(Objection::Because("needs crates that were made before"))?;
+    let mut files = needs.crates;
     if unit.links {
         files.extend(siblings(&files));
     }
@@ -83,6 +84,7 @@ pub fn pack(
         }
     }
     files.extend(unit.argument_files.iter().cloned());
+    files.extend(needs.sources.iter().flat_map(|sources| sources.exporting(exporting)).cloned());
 
     let package = context.variable("CARGO_MANIFEST_DIR").map(|path| context.absolute(Path::new(path)));
     let beside = source.parent().unwrap_or(Path::new("/"));
@@ -238,6 +240,20 @@ impl Heap {
         }
         Ok(names)
     }
+}
+
+/// The sources below a directory that export macros: rustc reads them where these are expanded, for places in messages and
+/// debug information.
+fn exporting(root: &Path) -> Vec<PathBuf> {
+    const EXPORT: &[u8] = b"macro_export";
+    let mut heap = Heap::default();
+    // Of too many files, those that were found go along: it is a guess.
+    let _ = heap.tree(root, &|path| has_suffix(path, "rs"));
+    let exports = |path: &PathBuf| {
+        std::fs::read(path).is_ok_and(|text| text.windows(EXPORT.len()).any(|word| word == EXPORT))
+    };
+    heap.files.retain(exports);
+    heap.files
 }
 
 fn named_variables(text: &[u8], names: &mut BTreeSet<OsString>) {

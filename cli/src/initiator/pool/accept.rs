@@ -198,7 +198,8 @@ fn seen(
     answer.outputs.retain(|(name, _, _)| built.outputs.get(name).is_none_or(|path| path != trace));
     back::verified(context, prepared, &unit, luggage, returned).map_err(|objection| match objection {
         Objection::Because(reason @ back::OTHER_FILES) => Untaken::Changed(reason),
-        Objection::Doubt(Doubt::TooNew(_) | Doubt::Appeared(_) | Doubt::Gone(_)) => {
+        Objection::Doubt(doubt @ (Doubt::TooNew(_) | Doubt::Appeared(_) | Doubt::Gone(_))) => {
+            tracing::info!(%doubt, "an answer is not taken");
             Untaken::Changed("an input changed during the compile")
         }
         other => Untaken::Refused(other.into()),
