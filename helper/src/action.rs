@@ -22,6 +22,7 @@ use crate::execute::{Finished, Patience, execute};
 use crate::fault::{Trouble, blocking};
 use crate::fetch::Fetcher;
 use crate::input::Directories;
+use crate::jobserver::{self, Jobservers};
 use crate::layout::{Cover, Plan, Wish, plan};
 use crate::remote::{Payload, Remote, Scope, endpoint};
 use crate::sandbox::{Sandbox, spec};
@@ -51,6 +52,7 @@ struct Shared {
     trees: Arc<Trees>,
     sandbox: Sandbox,
     skeletons: Arc<Skeletons>,
+    jobservers: Arc<Jobservers>,
     /// One permit per slot, taken while a directory is removed.
     removals: Arc<Semaphore>,
     slots: u32,
@@ -104,6 +106,7 @@ impl Worker {
             trees: Arc::new(trees),
             sandbox,
             skeletons: Arc::new(Skeletons::new(runs, config.slots.max(1))),
+            jobservers: Jobservers::new(config.slots),
             removals: Arc::new(Semaphore::new(config.slots.max(1) as usize)),
             slots: config.slots.max(1),
             _lock: lock,
@@ -165,7 +168,21 @@ impl Shared {
             stdio_bytes: self.limits.stdio_bytes,
         };
         let (heard, mut words) = mpsc::unbounded_channel();
-        let ran = execute(&self.sandbox, self.spec(&job, &staged), &patience, Listener::new(heard));
+        let owner = self.sandbox.other_uid(job.root_is_root);
+        let (seat, jobserver) = match job.jobserver {
+            Some(_) => {
+                let seat = self.jobservers.seat_with_pot(owner);
+                let (seat, ends) = seat.map_err(|error| Trouble::here("make a jobserver", error))?;
+                (seat, Some(ends))
+            }
+            None => (self.jobservers.seat(), None),
+        };
+        let spec = self.spec(&job, &staged);
+        let ran = async {
+            let ran = execute(&self.sandbox, spec, jobserver, &patience, Listener::new(heard)).await;
+            drop(seat);
+            ran
+        };
         let telling = unless(cancel, async {
             while let Some(stderr) = words.recv().await {
                 match self.ready(&scope, &job, &staged, stderr).await {
@@ -308,13 +325,14 @@ impl Shared {
                 spec::Cover { target: bytes(path), source, writable: false }
             }
         });
+        let jobserver = job.jobserver.as_ref().map(|name| format!("{name}={}", jobserver::flags()));
         spec::Spec {
             root: bytes(staged.skeleton.path()),
             root_is_root: job.root_is_root,
             covers: covers.collect(),
             tmp_bytes: if staged.plan.own_tmp { 0 } else { self.limits.tmp_bytes },
             argv: job.argv.iter().map(|argument| argument.clone().into_bytes()).collect(),
-            env: job.env.iter().map(|variable| variable.clone().into_bytes()).collect(),
+            env: job.env.iter().cloned().chain(jobserver).map(String::into_bytes).collect(),
             cwd: bytes(&staged.plan.cwd),
             data_bytes: self.limits.memory_bytes,
             // Without namespaces the count would be over all processes of the user.

@@ -27,6 +27,8 @@ pub const INLINE: usize = 64 * 1024;
 const MAX_ENTRIES: usize = 200_000;
 /// Directories one in another.
 const MAX_DEPTH: u32 = 256;
+/// How often a path may be tried that others raced with.
+const RACES: u32 = 10_000;
 
 /// The result, and what must be uploaded before it is told.
 #[derive(Debug, Default)]
@@ -54,8 +56,7 @@ pub fn collect(
         // A trailing slash would follow a symlink; an empty path is the root.
         let path = path.components().collect::<PathBuf>();
         let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat2(&root, &path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        match open_in(&root, &path) {
             Ok(fd) => collector.output(output, &fd)?,
             // Nothing there; or a way that leads nowhere, which is the same.
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {}
@@ -63,6 +64,19 @@ pub fn collect(
         }
     }
     Ok(collector.found)
+}
+
+/// Opens what is there, seen from the action's root. On a way with `..` the kernel gives up with EAGAIN when anybody on this
+/// machine renames or mounts meanwhile (openat2(2)), and other actions do all the time.
+fn open_in(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut tries = 0;
+    loop {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            Err(rustix::io::Errno::AGAIN) if tries < RACES => tries += 1,
+            opened => return opened,
+        }
+    }
 }
 
 /// Adds stdout or stderr: inline when small. Returns what goes into the result's two fields.

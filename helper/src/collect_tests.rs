@@ -26,6 +26,28 @@ fn gather(root: &Path, outputs: &[Output]) -> Collected {
 }
 
 #[test]
+fn whoever_renames_meanwhile_disturbs_nobody() {
+    let (root, other) = (root(), tempfile::tempdir().unwrap());
+    let renames = std::sync::atomic::AtomicBool::new(true);
+    let (a, b) = (other.path().join("a"), other.path().join("b"));
+    std::fs::write(&a, "").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while renames.load(std::sync::atomic::Ordering::Relaxed) {
+                std::fs::rename(&a, &b).unwrap();
+                std::fs::rename(&b, &a).unwrap();
+            }
+        });
+        let climbing = outputs(Kind::Any, &["dir/../../w/dir/sub/../../a.o"]);
+        let found = (0..3000).map(|_| collect(root.path(), Path::new("w"), &climbing, FUNCTION, 1 << 30));
+        let one = |found: &Result<Collected, Trouble>| matches!(found, Ok(found) if found.result.output_files.len() == 1);
+        let right = found.filter(one).count();
+        renames.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(right, 3000);
+    });
+}
+
+#[test]
 fn files_links_and_trees_are_described() {
     let root = root();
     symlink("a.o", root.path().join("w/l")).unwrap();

@@ -4,7 +4,7 @@
 //! Paths may climb with `..` as long as they are relative: the input root bounds them, not the text.
 
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
-use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT};
+use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT, PROPERTY_JOBSERVER};
 
 /// The longest path that the kernel takes, in bytes.
 const PATH_MAX: usize = 4095;
@@ -39,6 +39,8 @@ pub struct Job {
     pub input_root: Digest,
     /// The input root is the whole file system.
     pub root_is_root: bool,
+    /// The variable that is to tell of a jobserver, where one is wanted.
+    pub jobserver: Option<String>,
 }
 
 /// What is wrong with an action; fits "failed to …".
@@ -61,13 +63,19 @@ impl Job {
     #[allow(deprecated)]
     pub fn new(action: &re::Action, command: re::Command) -> Result<Job, CommandError> {
         let input_root = Digest::from_field(action.input_root_digest.as_ref())?;
-        let root_is_root = [action.platform.as_ref(), command.platform.as_ref()]
-            .into_iter()
-            .flatten()
-            .flat_map(|platform| &platform.properties)
+        let platforms = [action.platform.as_ref(), command.platform.as_ref()];
+        let mut properties = platforms.into_iter().flatten().flat_map(|platform| &platform.properties);
+        let root_is_root = properties
+            .clone()
             .any(|property| property.name == PROPERTY_INPUT_ROOT && property.value == "true");
+        let jobserver = properties
+            .find(|property| property.name == PROPERTY_JOBSERVER)
+            .map(|property| property.value.clone());
         if command.arguments.first().is_none_or(|program| program.is_empty()) {
             return Err(CommandError::NoArguments);
+        }
+        if let Some(name) = jobserver.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            return Err(CommandError::Variable(name.clone()));
         }
         let mut env = Vec::with_capacity(command.environment_variables.len());
         for variable in &command.environment_variables {
@@ -95,7 +103,7 @@ impl Job {
             add(&command.output_paths, Kind::Any)?;
         }
         let cwd = relative(&command.working_directory)?.to_owned();
-        Ok(Job { argv: command.arguments, env, cwd, outputs, input_root, root_is_root })
+        Ok(Job { argv: command.arguments, env, cwd, outputs, input_root, root_is_root, jobserver })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Runs a staged action to its end, or to the end of somebody's patience: takes in what it writes, up to a bound,
 //! and ends it on timeout or cancel. When this returns no process of the action is left.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -37,17 +38,18 @@ pub struct Patience {
     pub stdio_bytes: u64,
 }
 
-/// Runs `spec` in the sandbox. `listener` hears what it prints on stderr.
+/// Runs `spec` in the sandbox, perhaps with a jobserver's pipe. `listener` hears what it prints on stderr.
 pub async fn execute(
     sandbox: &Sandbox,
     spec: Spec,
+    jobserver: Option<[OwnedFd; 2]>,
     patience: &Patience,
     mut listener: Listener,
 ) -> Result<Finished, Trouble> {
     let started = SystemTime::now();
     let oom_kills = crate::state::oom_kills();
     let running = sandbox
-        .start(spec)
+        .start(spec, jobserver)
         .await
         .map_err(|error| Trouble::here("start the sandbox's first process", error))?;
     let Running { stdout, stderr, mut reports, mut kill } = running;

@@ -13,6 +13,7 @@ mod execute;
 mod fault;
 mod fetch;
 mod input;
+mod jobserver;
 mod layout;
 mod remote;
 mod sandbox;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::protobuf;
-use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT};
+use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT, PROPERTY_JOBSERVER};
 use prost::Message as _;
 
 use crate::error::IntakeError;
@@ -45,6 +45,8 @@ pub struct ActionRequest<'a> {
     pub timeout: Duration,
     /// Execute even if there is an answer, and keep none.
     pub do_not_cache: bool,
+    /// The variable by which the compiler hears of a jobserver, if it uses one ([`PROPERTY_JOBSERVER`]).
+    pub jobserver: Option<&'a str>,
 }
 
 /// An action and everything that a server needs for it.
@@ -96,7 +98,7 @@ pub fn build(request: &ActionRequest) -> Result<BuiltAction, IntakeError> {
             nanos: request.timeout.subsec_nanos() as i32,
         }),
         do_not_cache: request.do_not_cache,
-        platform: Some(platform()),
+        platform: Some(platform(request.jobserver)),
         ..Default::default()
     };
     let action_bytes: Arc<[u8]> = action.encode_to_vec().into();
@@ -214,20 +216,21 @@ fn command(request: &ActionRequest, cwd: &Path, outputs: Vec<String>) -> Result<
         environment_variables,
         output_files: outputs.clone(),
         output_paths: outputs,
-        platform: Some(platform()),
+        platform: Some(platform(request.jobserver)),
         working_directory: text(directory.as_os_str())?.to_owned(),
         ..Default::default()
     })
 }
 
 /// Properties in the order of their names, as the API wants them. Names and values: REAPI `platform.md`.
-fn platform() -> re::Platform {
+fn platform(jobserver: Option<&str>) -> re::Platform {
     let isa = match std::env::consts::ARCH {
         "x86_64" => "x86-64",
         "aarch64" => "arm-a64",
         other => other,
     };
-    let properties = BTreeSet::from([("ISA", isa), ("OSFamily", "linux"), (PROPERTY_INPUT_ROOT, "true")]);
+    let mut properties = BTreeSet::from([("ISA", isa), ("OSFamily", "linux"), (PROPERTY_INPUT_ROOT, "true")]);
+    properties.extend(jobserver.map(|variable| (PROPERTY_JOBSERVER, variable)));
     let property =
         |(name, value): (&str, &str)| re::platform::Property { name: name.into(), value: value.into() };
     re::Platform { properties: properties.into_iter().map(property).collect() }
@@ -256,7 +259,8 @@ mod tests {
 
     #[test]
     fn properties_are_sorted_by_name() {
-        let names: Vec<_> = platform().properties.into_iter().map(|property| property.name).collect();
+        let names: Vec<_> =
+            platform(Some("X")).properties.into_iter().map(|property| property.name).collect();
         assert!(names.is_sorted(), "{names:?}");
     }
 }

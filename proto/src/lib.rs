@@ -21,6 +21,13 @@ pub const MAX_BATCH: usize = 4 * 1024 * 1024;
 /// (Buildbarn's `chroot_into_input_root`). Any other action sees the helper's own file system read-only.
 pub const PROPERTY_INPUT_ROOT: &str = "dbuild-input-root-is-root";
 
+/// Platform property by which a client asks for a jobserver (GNU make's manual, "POSIX Jobserver Interaction"). Its value is the
+/// name of the variable that tells the action of it; a helper that does not know the property runs the action without.
+pub const PROPERTY_JOBSERVER: &str = "dbuild-jobserver";
+
+/// The descriptors of a jobserver's pipe in an action: where tokens are read, and where they are given back.
+pub const JOBSERVER_FDS: [i32; 2] = [100, 101];
+
 /// Type of what is ready of an action before its end (`Announcement` in `proto/pool.proto`).
 pub const ACTION_RESULT: &str = "type.googleapis.com/build.bazel.remote.execution.v2.ActionResult";
 

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use dbuild_proto::JOBSERVER_FDS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
@@ -22,12 +23,20 @@ const REAP: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// Tries that follow a program that is "busy": somebody still has it open for writing.
 const BUSY_TRIES: u32 = 50;
 
+/// What the program of an action is given.
+pub struct Streams {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// The two ends of its jobserver's pipe, where it has one.
+    pub jobserver: Option<[OwnedFd; 2]>,
+}
+
 /// Runs one action; `control` speaks as in `spec`.
-pub fn run(control: &UnixStream, stdout: &OwnedFd, stderr: &OwnedFd) -> ! {
+pub fn run(control: &UnixStream, streams: &Streams) -> ! {
     // The parent ignores SIGCHLD, which would make waiting impossible here.
     sys::default_signals();
     let report = match spec::read_frame::<Spec>(control) {
-        Ok(spec) => Some(act(&spec, control, stdout, stderr)),
+        Ok(spec) => Some(act(&spec, control, streams)),
         Err(_) => None,
     };
     if let Some(report) = report {
@@ -37,7 +46,7 @@ pub fn run(control: &UnixStream, stdout: &OwnedFd, stderr: &OwnedFd) -> ! {
     sys::leave(0)
 }
 
-fn act(spec: &Spec, control: &UnixStream, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<Report, Failure> {
+fn act(spec: &Spec, control: &UnixStream, streams: &Streams) -> Result<Report, Failure> {
     let null = open_null().map_err(|error| Failure::new("open /dev/null", &error))?;
     // The launcher's socket is descriptor 0 here; its stdout and stderr are of no use either.
     for fd in 0..=2 {
@@ -70,7 +79,7 @@ fn act(spec: &Spec, control: &UnixStream, stdout: &OwnedFd, stderr: &OwnedFd) ->
     let child = unsafe { sys::fork_into(0) }.map_err(|error| Failure::new("fork", &error))?;
     let Some(child) = child else {
         drop(failed);
-        let failure = become_program(spec, &cwd, stdout, stderr);
+        let failure = become_program(spec, &cwd, streams);
         let _ = spec::write_frame(&fails, &failure);
         sys::leave(127)
     };
@@ -174,21 +183,24 @@ impl Reach {
 }
 
 /// In the program's process: everything up to exec. Returns why it did not come to that.
-fn become_program(spec: &Spec, cwd: &Path, stdout: &OwnedFd, stderr: &OwnedFd) -> Failure {
-    match prepare(spec, cwd, stdout, stderr) {
+fn become_program(spec: &Spec, cwd: &Path, streams: &Streams) -> Failure {
+    match prepare(spec, cwd, streams) {
         Ok(()) => execute(spec),
         Err(failure) => failure,
     }
 }
 
-fn prepare(spec: &Spec, cwd: &Path, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), Failure> {
+fn prepare(spec: &Spec, cwd: &Path, streams: &Streams) -> Result<(), Failure> {
     let failed = |attempt: &str| {
         let attempt = attempt.to_owned();
         move |error: rustix::io::Errno| Failure::new(attempt, &error.into())
     };
-    sys::duplicate(stdout.as_fd(), 1).map_err(|error| Failure::new("set stdout", &error))?;
-    sys::duplicate(stderr.as_fd(), 2).map_err(|error| Failure::new("set stderr", &error))?;
+    sys::duplicate(streams.stdout.as_fd(), 1).map_err(|error| Failure::new("set stdout", &error))?;
+    sys::duplicate(streams.stderr.as_fd(), 2).map_err(|error| Failure::new("set stderr", &error))?;
     sys::close_others_on_exec();
+    for (end, fd) in streams.jobserver.iter().flatten().zip(JOBSERVER_FDS) {
+        sys::duplicate(end.as_fd(), fd).map_err(|error| Failure::new("pass on the jobserver", &error))?;
+    }
     rustix::process::setsid().map_err(failed("make a session"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let limits = [

@@ -7,12 +7,12 @@
 //! The launcher has no files open but its socket.
 //!
 //! Requests come over a `SOCK_SEQPACKET` socket, which is its stdin: one byte of [`super::spec::mode`] and three
-//! descriptors, control socket, stdout and stderr. End of file ends it; running actions are not its concern, each
+//! descriptors, control socket, stdout and stderr, or five, with the two ends of a jobserver's pipe. End of file ends it; running actions are not its concern, each
 //! has its own control socket to the helper.
 
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
@@ -20,8 +20,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Pid;
 
+use super::init::{self, Streams};
 use super::spec::{self, Failure, INSIDE_ID, OUTSIDE_ID, Report, mode};
-use super::{init, sys};
+use super::sys;
 
 /// Serves the helper that started this process, until it closes the socket. `dbuild sandbox-exec` is this and
 /// nothing else; it must be called before any thread is started and any file is opened.
@@ -41,15 +42,14 @@ pub fn sandbox_init() -> ExitCode {
 struct Request {
     mode: u8,
     control: UnixStream,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    streams: Streams,
 }
 
 /// The next request; `None` at the end. A message that is not one of ours is passed over.
 fn receive(socket: impl AsFd) -> io::Result<Option<Request>> {
     loop {
         let mut byte = [0];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = {
             let buffers = &mut [io::IoSliceMut::new(&mut byte)];
@@ -67,7 +67,9 @@ fn receive(socket: impl AsFd) -> io::Result<Option<Request>> {
         });
         let Some(mut fds) = fds.next() else { continue };
         if let (Some(control), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) {
-            return Ok(Some(Request { mode: byte[0], control: control.into(), stdout, stderr }));
+            let jobserver = fds.next().zip(fds.next()).map(Into::into);
+            let streams = Streams { stdout, stderr, jobserver };
+            return Ok(Some(Request { mode: byte[0], control: control.into(), streams }));
         }
     }
 }
@@ -93,7 +95,7 @@ fn launch(request: &Request) -> Result<(), Failure> {
             if go.read_exact(&mut byte).is_err() {
                 sys::leave(1);
             }
-            init::run(&request.control, &request.stdout, &request.stderr)
+            init::run(&request.control, &request.streams)
         }
         Some(pid) => {
             if namespaces {

@@ -129,12 +129,12 @@ impl Sandbox {
             argv: vec![b"/probe".to_vec()],
             ..Spec::default()
         };
-        let Running { mut reports, kill: _kill, .. } = self.start(spec).await?;
+        let Running { mut reports, kill: _kill, .. } = self.start(spec, None).await?;
         Ok(reports.wait().await?.failure.filter(|failure| !failure.program))
     }
 
-    /// Starts an action; the mode in `spec` is set here.
-    pub async fn start(&self, mut spec: Spec) -> io::Result<Running> {
+    /// Starts an action, with the ends of a jobserver's pipe or without; the mode in `spec` is set here.
+    pub async fn start(&self, mut spec: Spec, jobserver: Option<[OwnedFd; 2]>) -> io::Result<Running> {
         let mut mode = self.mode;
         if self.other_uid(spec.root_is_root).is_none() {
             mode &= !mode::OTHER_UID;
@@ -145,7 +145,8 @@ impl Sandbox {
         theirs.set_nonblocking(false)?;
         let (stdout, stdout_end) = io::pipe()?;
         let (stderr, stderr_end) = io::pipe()?;
-        let fds = [OwnedFd::from(theirs), stdout_end.into(), stderr_end.into()];
+        let mut fds = vec![OwnedFd::from(theirs), stdout_end.into(), stderr_end.into()];
+        fds.extend(jobserver.into_iter().flatten());
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || inner.request(mode, &fds)).await.map_err(io::Error::other)??;
         let (reports, mut control) = ours.into_split();
@@ -179,7 +180,7 @@ impl Kill {
 }
 
 impl Inner {
-    fn request(&self, mode: u8, fds: &[OwnedFd; 3]) -> io::Result<()> {
+    fn request(&self, mode: u8, fds: &[OwnedFd]) -> io::Result<()> {
         let mut launcher = self.launcher.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = launcher.as_ref() {
             if running.send(mode, fds).is_ok() {
@@ -210,10 +211,10 @@ impl Launcher {
         Ok(Launcher { socket: Some(ours), child })
     }
 
-    fn send(&self, mode: u8, fds: &[OwnedFd; 3]) -> io::Result<()> {
+    fn send(&self, mode: u8, fds: &[OwnedFd]) -> io::Result<()> {
         let socket = self.socket.as_ref().expect("the socket is taken only by drop");
-        let fds = fds.each_ref().map(|fd| fd.as_fd());
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
         sendmsg(socket, &[IoSlice::new(&[mode])], &mut ancillary, SendFlags::NOSIGNAL)?;

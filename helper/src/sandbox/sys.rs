@@ -99,9 +99,9 @@ pub fn seal_recursively(path: &CStr) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes `from` also descriptor `to` (0, 1 or 2), which stays open across exec.
+/// Makes `from` also descriptor `to`, which stays open across exec: 0, 1 or 2, or one that is free.
 pub fn duplicate(from: BorrowedFd<'_>, to: i32) -> io::Result<()> {
-    // SAFETY: dup2 onto a standard descriptor; nothing in this process owns 0, 1 or 2.
+    // SAFETY: dup2 onto a descriptor that nothing in this process owns.
     match unsafe { libc::dup2(from.as_raw_fd(), to) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

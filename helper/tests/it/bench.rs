@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dbuild_helper::{HelperConfig, HelperError, run};
 use dbuild_proto::pool::{Fault, lease_result::Outcome};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
-use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT};
+use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT, PROPERTY_JOBSERVER};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -27,6 +27,8 @@ pub struct Order {
     pub cwd: String,
     pub outputs: Vec<String>,
     pub root_is_root: bool,
+    /// The variable that tells of a jobserver.
+    pub jobserver: Option<String>,
     pub timeout_ms: u64,
 }
 
@@ -39,6 +41,7 @@ impl Order {
             cwd: "work".into(),
             outputs: Vec::new(),
             root_is_root: true,
+            jobserver: None,
             timeout_ms: 60_000,
         }
     }
@@ -67,11 +70,14 @@ impl Order {
             ..Default::default()
         };
         let value = self.root_is_root.to_string();
-        let property = re::platform::Property { name: PROPERTY_INPUT_ROOT.into(), value };
+        let jobserver = self.jobserver.iter().map(|name| (PROPERTY_JOBSERVER, name.clone()));
+        let properties = [(PROPERTY_INPUT_ROOT, value)].into_iter().chain(jobserver);
+        let properties =
+            properties.map(|(name, value)| re::platform::Property { name: name.into(), value }).collect();
         let action = re::Action {
             command_digest: Some(blobs.put_message(&command).to_wire()),
             input_root_digest: Some(self.root.to_wire()),
-            platform: Some(re::Platform { properties: vec![property] }),
+            platform: Some(re::Platform { properties }),
             ..Default::default()
         };
         blobs.put_message(&action)

@@ -43,6 +43,23 @@ async fn it_runs_as_the_command_says() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_jobserver_has_one() {
+    let Some(mut bench) = Bench::start(|_| ()).await else { return };
+    let root = bench.shell();
+    // Of one slot there is no token but the one that every client has.
+    let script =
+        "printf + >&101; printf - >/dev/fd/101; head -c1 <&100; head -c1 </dev/fd/100; echo; echo $JOBS";
+    let mut order = Order::new(&root, &["bash", "-c", script]);
+    let without = bench.result(&order).await;
+    assert!(String::from_utf8_lossy(&without.stderr_raw).contains("101: Bad file descriptor"), "{without:?}");
+    order.jobserver = Some("JOBS".into());
+    assert_eq!(bench.says(&order).await, "+-\n-j --jobserver-fds=100,101 --jobserver-auth=100,101\n");
+    order.jobserver = Some("A=B".into());
+    assert_eq!(bench.fault(&order).await.kind(), Kind::BadAction);
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn there_is_no_network() {
     let Some(mut bench) = Bench::start(|_| ()).await else { return };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

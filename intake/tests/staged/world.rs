@@ -162,6 +162,7 @@ impl World {
             logical_cwd: logical_directory(&cwd, &self.env),
             own: &[],
             timeout: Duration::from_secs(600),
+            jobserver: None,
             do_not_cache: false,
         })
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use dbuild_compilers::CrateUnit;
 use dbuild_intake::observe::{self, Scope};
 use dbuild_intake::{Input, Inputs, JOBSERVER};
-use dbuild_proto::Digest;
+use dbuild_proto::{Digest, JOBSERVER_FDS};
 use dbuild_shims::trace::Trace;
 
 use super::super::context::Context;
@@ -49,7 +49,8 @@ pub fn verified(
     let trace = Trace::parse(returned.trace).map_err(|_| Objection::Because("its trace is damaged"))?;
     let declared: Vec<PathBuf> = prepared.outputs(context).into_iter().map(|output| output.name).collect();
     let own = [PathBuf::from(OWN)];
-    let idle = idle(context, unit);
+    let mut idle = idle(context, unit);
+    idle.extend(JOBSERVER_FDS.map(|fd| PathBuf::from(format!("/dev/fd/{fd}"))));
     let scope = Scope {
         toolchain: Some(&prepared.toolchain),
         outputs: &declared,

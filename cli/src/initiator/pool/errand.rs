@@ -58,6 +58,7 @@ pub fn describe(
         own: &[],
         timeout: ACTION_TIMEOUT,
         do_not_cache: prepared.task.cache.is_err(),
+        jobserver: None,
     })?;
     Ok(Errand { inputs: Content::Found(inputs), built })
 }
@@ -91,6 +92,7 @@ fn describe_crate(
         own: &[(away::INTERCEPTOR.into(), interceptor)],
         timeout: ACTION_TIMEOUT,
         do_not_cache: prepared.task.cache.is_err(),
+        jobserver: Some("CARGO_MAKEFLAGS"),
     })?;
     Ok(Errand { inputs: Content::Packed(luggage), built })
 }
