@@ -69,8 +69,10 @@ pub(crate) fn needed(path: &Path) -> io::Result<Vec<OsString>> {
 pub(crate) struct Libraries {
     /// As the loader spells them, the loader included.
     pub paths: Vec<PathBuf>,
-    /// Some were found through `/etc/ld.so.cache` only: it belongs to them.
-    pub by_cache: bool,
+    /// Where it looked for them, those found included; only glibc's tells.
+    pub tried: Vec<PathBuf>,
+    /// It looked into `/etc/ld.so.cache`, which comes before the system's directories (ld.so(8)).
+    pub asked_cache: bool,
 }
 
 /// The libraries that `loader` maps for `file`. `library_path` is the `LD_LIBRARY_PATH` of whoever runs it.
@@ -78,23 +80,25 @@ pub(crate) struct Libraries {
 /// # Errors
 /// When one is missing, or the loader does not know the file.
 pub(crate) fn libraries(loader: &Path, file: &Path, library_path: Option<&OsStr>) -> io::Result<Libraries> {
-    if let Ok(paths) = list(loader, &["--inhibit-cache", "--list"], file, library_path) {
-        return Ok(Libraries { paths, by_cache: false });
-    }
-    // Loaders other than glibc's know no cache, and no such option.
-    let paths = list(loader, &["--list"], file, library_path)?;
-    Ok(Libraries { paths, by_cache: true })
+    list(loader, &["--list"], file, library_path)
 }
 
-fn list(
+/// Whether the loader finds the same libraries where there is no cache.
+pub(crate) fn needs_no_cache(
+    found: &Libraries,
     loader: &Path,
-    flags: &[&str],
     file: &Path,
     library_path: Option<&OsStr>,
-) -> io::Result<Vec<PathBuf>> {
+) -> bool {
+    let without = || list(loader, &["--inhibit-cache", "--list"], file, library_path);
+    !found.asked_cache || without().is_ok_and(|without| without.paths == found.paths)
+}
+
+fn list(loader: &Path, flags: &[&str], file: &Path, library_path: Option<&OsStr>) -> io::Result<Libraries> {
     let mut args: Vec<OsString> = flags.iter().map(OsString::from).collect();
     args.push(file.into());
-    let mut env: Vec<(OsString, OsString)> = vec![("LC_ALL".into(), "C".into())];
+    let mut env: Vec<(OsString, OsString)> =
+        vec![("LC_ALL".into(), "C".into()), ("LD_DEBUG".into(), "libs".into())];
     env.extend(library_path.map(|path| ("LD_LIBRARY_PATH".into(), path.to_os_string())));
     let run = Run {
         program: loader,
@@ -105,17 +109,38 @@ fn list(
         limit: LIMIT,
     };
     let ran = run.go()?;
+    let (tried, asked_cache, complaint) = search(&ran.stderr);
     if !ran.status.success() {
-        let message = format!("list the libraries of {}: {}", file.display(), ran.stderr_text().trim());
+        let message = format!("list the libraries of {}: {complaint}", file.display());
         return Err(io::Error::other(message));
     }
-    parse(&ran.stdout).map_err(|name| {
+    let paths = parse(&ran.stdout).map_err(|name| {
         let name = name.display();
         io::Error::new(
             io::ErrorKind::NotFound,
             format!("{} needs {name}, which is not there", file.display()),
         )
-    })
+    })?;
+    Ok(Libraries { paths, tried, asked_cache })
+}
+
+/// What glibc's loader tells of its search (`LD_DEBUG=libs`): lines that begin with its process number. Also what else it says.
+fn search(told: &[u8]) -> (Vec<PathBuf>, bool, String) {
+    let (mut tried, mut asked_cache, mut rest) = (Vec::new(), false, Vec::new());
+    for line in told.split(|&byte| byte == b'\n') {
+        let text = line.trim_ascii_start();
+        let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let Some(step) = text[digits..].strip_prefix(b":\t").filter(|_| digits > 0) else {
+            rest.extend_from_slice(line);
+            continue;
+        };
+        let step = step.trim_ascii();
+        if let Some(path) = step.strip_prefix(b"trying file=") {
+            tried.push(PathBuf::from(OsStr::from_bytes(path)));
+        }
+        asked_cache |= step.starts_with(b"search cache=");
+    }
+    (tried, asked_cache, String::from_utf8_lossy(rest.trim_ascii()).into_owned())
 }
 
 /// Lines are `NAME => PATH (ADDRESS)`, `PATH (ADDRESS)`, `NAME => not found`, or the kernel's own object without a
@@ -150,6 +175,18 @@ mod tests {
         let want = ["/lib/a b/libz.so.1", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
         assert_eq!(parse(text).unwrap(), want);
         assert_eq!(parse(b"\tlibx.so => not found\n").unwrap_err(), "libx.so");
+    }
+
+    #[test]
+    fn the_search_of_glibcs_is_read() {
+        let told = b"    77:\tfind library=libz.so.1 [0]; searching\n    77:\t search path=/a:/b\t\t(RUNPATH from file x)\n\
+                     77:\t  trying file=/a/libz.so.1\n  77:\t search cache=/etc/ld.so.cache\n\
+                     77:\t  trying file=/usr/lib/libz.so.1\n    77:\t\nld.so: broken\n";
+        let (tried, asked_cache, rest) = search(told);
+        assert_eq!(tried, ["/a/libz.so.1", "/usr/lib/libz.so.1"].map(PathBuf::from));
+        assert!(asked_cache);
+        assert_eq!(rest, "ld.so: broken");
+        assert!(search(b"12: no\n:\tx").0.is_empty());
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub use finder::{FindError, FindRequest, InputFinder, TracedDepends};
 pub use inputs::{Input, Inputs, JOBSERVER, Role};
 pub use layout::{Blob, BlobSource, InputRoot, LayoutError};
 pub use listings::{DirTable, Presence};
-pub use loaded::{Loaded, is_script};
+pub use loaded::{Loaded, Mapped, is_script};
 pub use observe::{Absent, Observed, Scope};
 pub use recall::{Change, KeyParts, RecallKey, Recalled, World};
 pub use roots::Roots;

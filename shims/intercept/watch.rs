@@ -3,9 +3,9 @@
 //!
 //! Only the outermost functions are here: what the C library calls within itself (`fopen`'s own `open`) does not
 //! pass through its exported names, so nothing is recorded twice. Not here: `dlopen` (a definition of our own
-//! would change which `RUNPATH` it follows), `scandir`, `glob`, `ftw`, which no compiler uses for its inputs.
+//! would change which `RUNPATH` it follows), `ftw`, which no compiler uses for its inputs.
 
-use core::ffi::{c_char, c_int, c_uint, c_void};
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use crate::environ;
 use crate::format::*;
@@ -74,7 +74,7 @@ macro_rules! watched {
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($parameter: $type),*) -> $result {
             static REAL: Real = Real::new(
-                match core::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
                     Ok(name) => name,
                     Err(_) => c"",
                 },
@@ -160,6 +160,8 @@ watched! {
     __realpath_chk(path: Text, into: *mut c_char, room: usize) -> *mut c_char, REALPATH, AT_FDCWD, path;
     canonicalize_file_name(path: Text) -> *mut c_char, REALPATH, AT_FDCWD, path;
     opendir(path: Text) -> Any, OPENDIR, AT_FDCWD, path;
+    scandir(path: Text, into: Any, filter: Any, order: Any) -> c_int, OPENDIR, AT_FDCWD, path;
+    scandir64(path: Text, into: Any, filter: Any, order: Any) -> c_int, OPENDIR, AT_FDCWD, path;
 
     mkdir(path: Text, mode: c_uint) -> c_int, MAKE_DIRECTORY, AT_FDCWD, path;
     mkdirat(at: c_int, path: Text, mode: c_uint) -> c_int, MAKE_DIRECTORY, at, path;
@@ -204,13 +206,65 @@ unsafe extern "C" fn secure_getenv(name: Text) -> *mut c_char {
     unsafe { getenv(name) }
 }
 
+/// Defines `glob` and its twin, which list directories by functions within the C library. GNU ld finds the pieces of
+/// `/etc/ld.so.conf` by it.
+macro_rules! globbing {
+    ($($name:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(pattern: Text, flags: c_int, error: Any, into: Any) -> c_int {
+            static REAL: Real = Real::new(
+                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                    Ok(name) => name,
+                    Err(_) => c"",
+                },
+            );
+            let Some(call) = real!(REAL, unsafe extern "C" fn(Text, c_int, Any, Any) -> c_int) else {
+                return GLOB_ABORTED;
+            };
+            // SAFETY: the caller's arguments, passed on; the pattern is a C string.
+            unsafe {
+                let mut directory = [0; sys::PATH_MAX];
+                match sys::bytes(pattern).and_then(|pattern| listed(pattern, &mut directory)) {
+                    Some(directory) => {
+                        let error = sys::open(directory, false).is_none().then_some(sys::ENOENT);
+                        record::look(Look { kind: OPENDIR, error }, AT_FDCWD, directory.as_ptr());
+                    }
+                    None => record::unseen(),
+                }
+                call(pattern, flags, error, into)
+            }
+        }
+    )*};
+}
+
+/// `<glob.h>`: a directory could not be read.
+const GLOB_ABORTED: c_int = 2;
+
+globbing! { glob glob64 }
+
+/// The one directory whose names a pattern asks for, if it is one (glob(7)).
+fn listed<'a>(pattern: &[u8], into: &'a mut [u8; sys::PATH_MAX]) -> Option<&'a CStr> {
+    let slash = pattern.iter().rposition(|byte| *byte == b'/');
+    let directory = match slash {
+        Some(0) => b"/",
+        Some(at) => pattern.get(..at)?,
+        None => b".",
+    };
+    if directory.iter().any(|byte| b"*?[\\{~".contains(byte)) {
+        return None;
+    }
+    into.get_mut(..directory.len())?.copy_from_slice(directory);
+    *into.get_mut(directory.len())? = 0;
+    CStr::from_bytes_until_nul(into).ok()
+}
+
 /// Defines the functions that move a file.
 macro_rules! moving {
     ($($name:ident($($parameter:ident: $type:ty),*), $from:expr, $to:expr;)*) => {$(
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($parameter: $type),*) -> c_int {
             static REAL: Real = Real::new(
-                match core::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
                     Ok(name) => name,
                     Err(_) => c"",
                 },

@@ -65,6 +65,11 @@ impl TestCluster {
         cluster
     }
 
+    /// Where coordinator and helpers keep their data.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

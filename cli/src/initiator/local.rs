@@ -150,7 +150,7 @@ fn keep(
             let found =
                 crates::inputs(context, &prepared.toolchain, unit, observed, (*started, stderr.as_slice()))?;
             if unit.links && context.coordinator.is_some() {
-                linkers::note(context, prepared, unit, &found, *started)
+                linkers::note(context, prepared, unit, observed, &found, *started)
                     .map_err(|error| Unkept::Fault(outputs::cache_fault(&error)))?;
             }
             found

@@ -276,6 +276,7 @@ impl Options {
             b"extra-filename" => self.extra_filename = value.to_owned(),
             b"linker" => self.linker = Some(value.into()),
             b"target-cpu" => self.native |= value == "native",
+            b"link-arg" | b"link-args" if loads_plugins(value.as_bytes()) => return Err(Reason::LoadsCode),
             b"passes" | b"llvm-args" if value.as_bytes().windows(4).any(|four| four == b"load") => {
                 return Err(Reason::LoadsCode);
             }
@@ -283,6 +284,16 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// Whether words for a linker or its driver name code that it is to load (ld's manual, `-plugin`; lld's, `--load-pass-plugin`).
+fn loads_plugins(words: &[u8]) -> bool {
+    const LOADING: [&[u8]; 3] = [b"fplugin", b"load-pass-plugin", b"plugin"];
+    let mut words = words.split(|byte| matches!(byte, b' ' | b',' | b'='));
+    words.any(|word| {
+        let bare = word.strip_prefix(b"-").map(|word| word.strip_prefix(b"-").unwrap_or(word));
+        bare.is_some_and(|bare| LOADING.contains(&bare))
+    })
 }
 
 fn unknown(dashes: &[u8], name: &[u8]) -> Reason {

@@ -122,6 +122,7 @@ fn what_is_left_alone() {
         ("src/lib.rs --codegen incremental=/t/i", Reason::Incremental),
         ("src/lib.rs -Zcodegen_backend=cranelift", Reason::LoadsCode),
         ("src/lib.rs -C llvm-args=-load=x.so", Reason::LoadsCode),
+        ("src/lib.rs -C link-arg=-Wl,-plugin,/x/p.so", Reason::LoadsCode),
         ("src/lib.rs -W help", Reason::Query),
         ("src/lib.rs --emit=dep-info=-", Reason::WritesStdout),
         ("src/lib.rs a-b.rs", Reason::Contradiction),

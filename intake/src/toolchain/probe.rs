@@ -145,15 +145,17 @@ pub(super) fn load(key: &Key, parts: &mut Parts) -> Result<(), IntakeError> {
         };
         let incomplete = |error: std::io::Error| refusal(&key.compiler, error.to_string());
         let mut found = elf::libraries(loader, file, None);
+        let mut steered_by = None;
         if library_path.is_some() {
             let other = elf::libraries(loader, file, library_path).map_err(incomplete)?;
             if !found.as_ref().is_ok_and(|found| found.paths == other.paths) {
                 parts.library_path = true;
+                steered_by = library_path;
                 found = Ok(other);
             }
         }
         let found = found.map_err(incomplete)?;
-        by_cache |= found.by_cache;
+        by_cache |= !elf::needs_no_cache(&found, loader, file, steered_by);
         libraries.insert(loader.clone());
         libraries.extend(found.paths);
     }

@@ -13,7 +13,7 @@ use dbuild_shims::vars;
 
 use super::super::context::Context;
 use super::super::task::Prepared;
-use super::{Objection, linkers};
+use super::{Objection, linkers, siblings};
 
 /// Where dbuild's own files are in an action's file system; no build has anything there.
 pub const OWN: &str = "/.dbuild";
@@ -76,7 +76,7 @@ pub fn pack(
     let needs = needs.ok_or(Objection::Because("needs crates that were made before"))?;
     let mut files = needs.crates;
     if unit.links {
-        files.extend(siblings(&files));
+        files.extend(siblings(context, unit).filter(|path| path.is_file()));
     }
     for library in files.iter().filter(|path| has_suffix(path, "so")) {
         if let Some(reach) = initiator.loaded.reach(library, &initiator.files, &prepared.toolchain)? {
@@ -138,17 +138,6 @@ pub fn pack(
     let env = context.invoke.env.iter();
     let env = env.filter(|(name, _)| travels(name) || asked.contains(name)).cloned().collect();
     Ok(Luggage { inputs, env, start })
-}
-
-/// A program holds the code of its crates, which may have been named by their metadata; where both are, rustc takes the
-/// metadata from its own file.
-fn siblings(crates: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
-    let sibling = |path: &PathBuf| match path.extension()?.to_str()? {
-        "rmeta" => Some(path.with_extension("rlib")),
-        "rlib" => Some(path.with_extension("rmeta")),
-        _ => None,
-    };
-    crates.iter().filter_map(sibling).filter(|path| path.is_file()).collect()
 }
 
 /// Whether an action's environment has a value of dbuild's own there, unless it is given.

@@ -14,7 +14,7 @@ use dbuild_shims::trace::Trace;
 use super::super::context::Context;
 use super::super::task::Prepared;
 use super::away::{Luggage, OWN, is_ours};
-use super::{Objection, WIDTH, asks_for_the_jobserver, idle, inputs, variable};
+use super::{Objection, WIDTH, asks_for_the_jobserver, idle, inputs, siblings, variable};
 
 /// Why an answer is not taken.
 pub const OTHER_FILES: &str = "would have read other files here";
@@ -87,14 +87,28 @@ pub fn verified(
     }
     // Before anything is read: a helper may name what it likes.
     let packed = Packed::new(&sent.inputs);
-    let sent_too = |path: &PathBuf| packed.digest(path).is_some();
-    if !observed.files.iter().all(sent_too) {
-        return Err(Objection::Because(OTHER_FILES));
+    let missing = |path: &&PathBuf| packed.digest(path).is_none();
+    if let Some(path) = observed.files.iter().find(missing) {
+        return Err(other(path));
+    }
+    // Where crates are searched rustc lists, and the trace does not say what it would have met here.
+    if unit.links
+        && let Some(path) = siblings(context, unit).find(|path| path.is_file() && missing(&path))
+    {
+        return Err(other(&path));
     }
     // With what the loader maps for programs, which shows in no trace.
     let found = inputs(context, &prepared.toolchain, unit, &observed, (sent.start, returned.stderr))?;
     let same = |input: &Input| packed.digest(&input.path) == Some(&input.digest);
-    if found.files.iter().all(same) { Ok(found) } else { Err(Objection::Because(OTHER_FILES)) }
+    match found.files.iter().find(|input| !same(input)) {
+        None => Ok(found),
+        Some(input) => Err(other(&input.path)),
+    }
+}
+
+fn other(path: &Path) -> Objection {
+    tracing::info!(path = %path.display(), "a helper did not have this file, or another one");
+    Objection::Because(OTHER_FILES)
 }
 
 /// What was sent, by the paths under which it lay in the action.

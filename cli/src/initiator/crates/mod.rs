@@ -6,18 +6,20 @@ pub mod back;
 pub mod linkers;
 mod needs;
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dbuild_compilers::CrateUnit;
-use dbuild_intake::{Doubt, Inputs, JOBSERVER, Observed, Presence, Start, Toolchain, is_script};
+use dbuild_intake::{Doubt, Inputs, JOBSERVER, Mapped, Observed, Presence, Start, Toolchain, is_script};
 
 use super::context::Context;
 pub use needs::Needs;
 
-/// Programs that a link runs: the driver that rustc calls, and what that calls. `--linker` may name another.
+/// Programs that a link runs: the driver that rustc calls, and what that calls. Of others nobody knows what they look at.
 const LINKERS: [&str; 18] = [
     "as",
     "c++",
@@ -132,25 +134,29 @@ pub fn inputs(
             return Err(Objection::Because(reach));
         }
     }
-    let mut programs = Vec::new();
     for program in &observed.programs {
         let name = program.file_name().unwrap_or_default();
-        let called = unit.linker.as_deref().and_then(Path::file_name) == Some(name);
-        // Whatever else runs was started by a macro.
-        if !called && !LINKERS.iter().any(|known| name == *known || is_version_of(name, known)) {
-            return Err(Objection::Because("runs a program that is no linker"));
+        // Whatever else runs was started by a macro, or is a wrapper that may look at anything.
+        if !LINKERS.iter().any(|known| name == *known || is_version_of(name, known)) {
+            return Err(Objection::Because("runs a program that is no known linker"));
         }
         if is_script(program)? {
             return Err(Objection::Because("its linker is a script"));
         }
-        programs.extend(context.initiator.loaded.with(program)?.iter().cloned());
+        let mapped = mapped(context, program)?;
+        for path in &mapped.files {
+            inputs.add_unscanned(path, files, start)?;
+        }
+        for (directory, name) in &mapped.absent {
+            inputs.add_absent(directory, name);
+        }
     }
-    programs.sort();
-    programs.dedup();
-    for path in &programs {
-        inputs.add_unscanned(path, files, start)?;
+    if unit.links {
+        for path in siblings(context, unit).filter(|path| !path.exists()) {
+            let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { continue };
+            inputs.add_absent(directory, name);
+        }
     }
-    loader_finds_no_other(context, &programs, &mut inputs)?;
     inputs.note_listings(&observed.listed, &context.initiator.directories, start)?;
     inputs.note_variables(&observed.variables, &|name| variable(context, Some(unit), name));
     if !is_quiet(stderr) {
@@ -166,30 +172,36 @@ fn is_version_of(name: &OsStr, known: &str) -> bool {
     versioned || name.strip_suffix(known.as_bytes()).is_some_and(|rest| rest.ends_with(b"-"))
 }
 
-/// The loader looks into `LD_LIBRARY_PATH` first. What is not there now must not be there later.
-fn loader_finds_no_other(
-    context: &Context,
-    programs: &[PathBuf],
-    inputs: &mut Inputs,
-) -> Result<(), Objection> {
-    if programs.is_empty() {
-        return Ok(());
+/// What the loader maps for a program of the build's. `LD_LIBRARY_PATH`, into which it looks first, must change nothing: helpers
+/// know none.
+fn mapped(context: &Context, program: &Path) -> Result<Arc<Mapped>, Objection> {
+    let loaded = &context.initiator.loaded;
+    let plain = loaded.with(program, None)?;
+    let directories: Vec<PathBuf> = library_path(context).collect();
+    if directories.is_empty() {
+        return Ok(plain);
     }
-    for directory in library_path(context) {
-        if !directory.is_dir() {
-            continue;
-        }
-        for path in programs {
-            let name = path.file_name().unwrap_or_default();
-            match std::fs::metadata(directory.join(name)) {
-                Err(_) => inputs.add_absent(&directory, name),
-                Ok(there)
-                    if std::fs::metadata(path).is_ok_and(|meta| identity(&meta) == identity(&there)) => {}
-                Ok(_) => return Err(Objection::Because(OTHER_LIBRARIES)),
-            }
-        }
+    let joined = std::env::join_paths(&directories).map_err(|_| Objection::Because(OTHER_LIBRARIES))?;
+    let steered = loaded.with(program, Some(&joined))?;
+    let real = |mapped: &Mapped| -> BTreeSet<PathBuf> {
+        mapped.files.iter().filter_map(|path| path.canonicalize().ok()).collect()
+    };
+    let holds_variables = joined.as_bytes().contains(&b'$');
+    match !holds_variables && real(&plain) == real(&steered) {
+        true => Ok(steered),
+        false => Err(Objection::Because(OTHER_LIBRARIES)),
     }
-    Ok(())
+}
+
+/// What may hold the code of the crates that a program needs, whatever named them: rustc lists the directories where crates
+/// are searched, and prefers one kind or another (rustc's book, "Linkage").
+pub fn siblings(context: &Context, unit: &CrateUnit) -> impl Iterator<Item = PathBuf> {
+    let needed = context.initiator.needs.of(&unit.externs);
+    let crates = needed.map_or_else(|| unit.externs.iter().cloned().collect(), |needed| needed.crates);
+    let stems: BTreeSet<PathBuf> = crates.into_iter().map(|path| path.with_extension("")).collect();
+    let named =
+        |stem: &PathBuf, suffix| PathBuf::from([stem.as_os_str(), OsStr::new(suffix)].join(OsStr::new("")));
+    stems.into_iter().flat_map(move |stem| [".rlib", ".rmeta", ".so"].map(|suffix| named(&stem, suffix)))
 }
 
 /// How rustc writes a variable into a depfile.
@@ -209,6 +221,9 @@ pub const OTHER_LIBRARIES: &str = "LD_LIBRARY_PATH leads to other libraries";
 /// Whether `LD_LIBRARY_PATH` would give the compiler other libraries than it was found to have.
 pub fn is_misled(context: &Context, toolchain: &Toolchain) -> bool {
     let directories = &context.initiator.directories;
+    if library_path(context).any(|entry| has_variants(&entry)) {
+        return true;
+    }
     let mut homes: Vec<&Path> = toolchain.libraries().filter_map(Path::parent).collect();
     homes.dedup();
     let misleads = |directory: &Path, name: &OsStr| match directories.presence(directory, name) {
@@ -219,6 +234,13 @@ pub fn is_misled(context: &Context, toolchain: &Toolchain) -> bool {
     library_path(context).filter(|directory| !homes.contains(&&**directory)).any(|directory| {
         toolchain.libraries().filter_map(Path::file_name).any(|name| misleads(&directory, name))
     })
+}
+
+/// Whether the loader would look further down in an entry of `LD_LIBRARY_PATH`, or take it for another (ld.so(8), "Hardware
+/// capabilities", "Dynamic string tokens").
+fn has_variants(entry: &Path) -> bool {
+    const BELOW: [&str; 6] = ["glibc-hwcaps", "tls", "haswell", "xeon_phi", "avx512_1", "x86_64"];
+    entry.as_os_str().as_bytes().contains(&b'$') || BELOW.iter().any(|below| entry.join(below).is_dir())
 }
 
 /// Whether the file is one of the toolchain's by another path.
