@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A cluster of slow machines on this one (see lab.py): a Rust program is built through dbuild and through sccache-dist.
 
-    benches/cargo_lab.py [--project ripgrep|mini-redis] [--helpers N] [--rounds N] [--cpu CORES] [--rate RATE]
+    benches/cargo_lab.py [--project ripgrep|mini-redis|bat] [--helpers N] [--rounds N] [--cpu CORES] [--rate RATE]
                          [--sccache DIR] [--dbuild BIN] [--output FILE]
 
 Variants, in each round:
@@ -163,13 +163,13 @@ class Lab:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--project", choices=["ripgrep", "mini-redis"], default="ripgrep")
+    parser.add_argument("--project", choices=["ripgrep", "mini-redis", "bat"], default="ripgrep")
     parser.add_argument("--helpers", type=int, default=8)
     parser.add_argument("--cpu", type=float, default=0.2, help="processors of each host")
     parser.add_argument("--rate", default="200mbit", help="of each link, as tc takes it; empty: no limit")
     parser.add_argument("--period", type=int, default=20000, help="of the quota, in microseconds")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--slots", type=int, default=2, help="of each helper")
+    parser.add_argument("--slots", type=int, default=1, help="of each helper; 1 is what one takes by itself with such a quota")
     parser.add_argument("--local-slots", type=int, help="DBUILD_LOCAL_SLOTS (default: not set)")
     parser.add_argument("--ahead", type=int, default=2)
     parser.add_argument("--alone", action="store_true", help="build on one such machine, too, for its critical path")

@@ -39,11 +39,12 @@ class Sccache(Plain):
     needs = ("sccache", "sccache-dist", "bwrap")
 
     def __init__(self, settings, place):
-        self.slots, self.place = settings.slots, place
+        self.place = place
         self.bin = settings.sccache
 
     def jobs(self, cluster):
-        return len(cluster.helpers) * self.slots + 2
+        # More than it has slots: what is on its way keeps no server busy.
+        return len(cluster.helpers) * 2 + 2
 
     def conf(self, cluster, name):
         return cluster.client.home / "sccache" / name

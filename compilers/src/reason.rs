@@ -102,7 +102,7 @@ pub enum Reason {
     Incremental,
     #[error("messages for a terminal")]
     Terminal,
-    #[error("loads code that dbuild cannot see (-Z)")]
+    #[error("loads code that dbuild cannot see")]
     LoadsCode,
     #[error("target described by a file")]
     DescribedTarget,

@@ -316,6 +316,27 @@ fn disk_full_in_the_cache() {
 }
 
 #[test]
+fn disk_full_for_traces() {
+    let skips = Skips::new("no space for traces");
+    if !mounts(&skips) {
+        return;
+    }
+    let user = Sandbox::new();
+    let build = plain_build(&user);
+    counted(complaints(&build_with_hook(&build, &user, "true")).is_empty(), "nothing is wrong");
+    let runs = std::fs::read_dir(user.data_dir().join("run")).unwrap().flatten();
+    let scratch: Vec<_> = runs.map(|run| run.path().join("scratch")).filter(|dir| dir.is_dir()).collect();
+    let mounts: Vec<_> = scratch.iter().map(|dir| Mount::small(dir, 64, true)).collect();
+    assert!(!mounts.is_empty());
+    let mut command = user.dbuild_command(build.dir(), &["sh", "-c", BUILD]);
+    // Nothing of it was made before.
+    command.env("HOOK", "true").env("CPATH", user.root().join("none"));
+    said_once(&build.run(&mut command, Stdio::Files), &["cache", "space", "full"]);
+    user.stop();
+    skips.done();
+}
+
+#[test]
 fn disk_full_in_helpers() {
     let skips = Skips::new("full helpers");
     if !mounts(&skips) || !pool(&skips) {

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,14 +124,39 @@ impl Here {
         };
         if self.uncacheable.is_none() {
             let trace = context.initiator.new_trace();
-            dbuild_shims::trace::create(&trace, dbuild_shims::trace::DEFAULT_CAPACITY)?;
-            let started = Start::after(&context.absolute(&task.source));
-            self.traced = Some(Traced { trace, started });
+            match create_trace(&trace) {
+                Ok(()) => {
+                    let started = Start::after(&context.absolute(&task.source));
+                    self.traced = Some(Traced { trace, started });
+                }
+                Err(error) => {
+                    let fault = match error.kind() {
+                        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                            "no space is left for the cache".to_owned()
+                        }
+                        kind => format!("the cache failed: {kind}"),
+                    };
+                    self.uncacheable = Some(fault.clone());
+                    self.fault.get_or_insert(fault);
+                }
+            }
         }
         let trace = self.traced.as_ref().map(|traced| traced.trace.clone());
         // cargo starts what depends on a crate when rustc says that its metadata is there.
         Ok(Command { pass_on: task.unit.is_some(), ..context.command(args, trace) })
     }
+}
+
+/// Makes the file that a compile is traced into. Compilers map it, and a page that the disk has no room for would end them by
+/// SIGBUS: it must have room.
+fn create_trace(path: &Path) -> std::io::Result<()> {
+    use dbuild_shims::trace::{DEFAULT_CAPACITY, create};
+    let disk = rustix::fs::statvfs(path.parent().unwrap_or(Path::new("/")))?;
+    // Some file systems do not tell.
+    if disk.f_blocks != 0 && disk.f_bavail.saturating_mul(disk.f_frsize) < 2 * DEFAULT_CAPACITY {
+        return Err(ErrorKind::StorageFull.into());
+    }
+    create(path, DEFAULT_CAPACITY)
 }
 
 impl Prepared {
