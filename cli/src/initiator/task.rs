@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -130,12 +129,7 @@ impl Here {
                     self.traced = Some(Traced { trace, started });
                 }
                 Err(error) => {
-                    let fault = match error.kind() {
-                        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                            "no space is left for the cache".to_owned()
-                        }
-                        kind => format!("the cache failed: {kind}"),
-                    };
+                    let fault = outputs::cache_fault(&error.into());
                     self.uncacheable = Some(fault.clone());
                     self.fault.get_or_insert(fault);
                 }
@@ -154,7 +148,7 @@ fn create_trace(path: &Path) -> std::io::Result<()> {
     let disk = rustix::fs::statvfs(path.parent().unwrap_or(Path::new("/")))?;
     // Some file systems do not tell.
     if disk.f_blocks != 0 && disk.f_bavail.saturating_mul(disk.f_frsize) < 2 * DEFAULT_CAPACITY {
-        return Err(ErrorKind::StorageFull.into());
+        return Err(std::io::ErrorKind::StorageFull.into());
     }
     create(path, DEFAULT_CAPACITY)
 }
