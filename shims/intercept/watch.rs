@@ -66,6 +66,16 @@ unsafe fn kind_of_mode(mode: Text) -> u8 {
     if writes { OPEN_WRITE } else { OPEN_READ }
 }
 
+/// The C library's own definition of a function that is defined here.
+macro_rules! real_of {
+    ($name:ident) => {
+        Real::new(match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+            Ok(name) => name,
+            Err(_) => c"",
+        })
+    };
+}
+
 /// Defines functions of the C library, each as: name, parameters, result; the kind of record; directory
 /// and path that it is about. `as` gives the real function's type where it is variadic.
 macro_rules! watched {
@@ -73,12 +83,7 @@ macro_rules! watched {
         $(as ($($real:tt)*))?, $kind:expr, $at:expr, $path:expr;)*) => {$(
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($parameter: $type),*) -> $result {
-            static REAL: Real = Real::new(
-                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => c"",
-                },
-            );
+            static REAL: Real = real_of!($name);
             let Some(call) = real!(REAL, watched!(@type $result, ($($type),*) $(, $($real)*)?)) else {
                 sys::set_errno(sys::ENOSYS);
                 return <$result as Failing>::FAILED;
@@ -212,12 +217,7 @@ macro_rules! globbing {
     ($($name:ident)*) => {$(
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name(pattern: Text, flags: c_int, error: Any, into: Any) -> c_int {
-            static REAL: Real = Real::new(
-                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => c"",
-                },
-            );
+            static REAL: Real = real_of!($name);
             let Some(call) = real!(REAL, unsafe extern "C" fn(Text, c_int, Any, Any) -> c_int) else {
                 return GLOB_ABORTED;
             };
@@ -263,12 +263,7 @@ macro_rules! moving {
     ($($name:ident($($parameter:ident: $type:ty),*), $from:expr, $to:expr;)*) => {$(
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($parameter: $type),*) -> c_int {
-            static REAL: Real = Real::new(
-                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => c"",
-                },
-            );
+            static REAL: Real = real_of!($name);
             let Some(call) = real!(REAL, unsafe extern "C" fn($($type),*) -> c_int) else {
                 sys::set_errno(sys::ENOSYS);
                 return -1;
