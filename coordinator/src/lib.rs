@@ -10,7 +10,7 @@ pub mod pool;
 pub mod service;
 
 pub use config::CoordinatorConfig;
-pub use service::serve;
+pub use service::{runtime, serve};
 
 /// Why a coordinator cannot serve; a fragment that fits "failed to …".
 #[derive(Debug, thiserror::Error)]

@@ -31,6 +31,15 @@ pub const JOBSERVER_FDS: [i32; 2] = [100, 101];
 /// Type of what is ready of an action before its end (`Announcement` in `proto/pool.proto`).
 pub const ACTION_RESULT: &str = "type.googleapis.com/build.bazel.remote.execution.v2.ActionResult";
 
+/// Header in which a REAPI client says who it is and what for: a serialised `RequestMetadata` (remote_execution.proto).
+pub const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+
+/// What dbuild's own clients call themselves there (`ToolDetails.tool_name`).
+pub const TOOL_NAME: &str = "dbuild";
+
+/// Header of an Execute call: how many milliseconds the client expects the action to run, from when it ran before.
+pub const EXPECTED_MS: &str = "dbuild-expected-ms";
+
 /// The pool protocol (`proto/pool.proto`).
 #[allow(clippy::all, missing_docs)]
 pub mod pool {

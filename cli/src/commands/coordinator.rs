@@ -14,7 +14,8 @@ pub fn run(args: Coordinator) -> Result<ExitCode> {
         DigestFunction::Blake3 => dbuild_proto::DigestFunction::Blake3,
         DigestFunction::Sha256 => dbuild_proto::DigestFunction::Sha256,
     };
-    super::server_runtime()?.block_on(async {
+    let runtime = dbuild_coordinator::runtime().context("start the runtime")?;
+    runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(args.listen).await.map_err(|error| {
             let message = format!("failed to listen on {}: {error}", args.listen);
             match error.kind() {

@@ -55,14 +55,24 @@ pub struct Limits {
     pub cancel_wait: Duration,
 }
 
+/// Who wants an action run. The pool is divided fairly between users, and a user's part between their builds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner {
+    pub user: Arc<str>,
+    pub build: Arc<str>,
+}
+
 /// An action to run.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub action: ActionId,
     /// May share the execution of an equal action in flight; false for `do_not_cache`.
     pub merge: bool,
-    /// REAPI `ExecutionPolicy.priority`: lower runs sooner.
+    pub owner: Owner,
+    /// REAPI `ExecutionPolicy.priority`: within a build lower runs sooner; between builds and users it is a weight.
     pub priority: i32,
+    /// How long it will run, as far as the client knows from before.
+    pub expected: Option<Duration>,
     /// What a helper must have, exactly.
     pub properties: Properties,
     /// How long the action itself may run.

@@ -222,7 +222,13 @@ impl Model {
                 let digest = function.digest(&[content, u8::from(linux)]);
                 let action = ActionId { instance: String::new(), function, digest };
                 let timeout = Duration::from_secs(3);
-                Event::Submit(Request { action, merge, priority, properties: system(linux), timeout })
+                let owner = Owner {
+                    user: format!("u{}", content % 3).into(),
+                    build: format!("b{}", content % 2).into(),
+                };
+                let expected = (content % 4 > 0).then(|| Duration::from_millis(u64::from(content) * 100));
+                let properties = system(linux);
+                Event::Submit(Request { action, merge, owner, priority, expected, properties, timeout })
             }
             Move::Join { which } => {
                 let task = self.task(which, false)?;

@@ -47,7 +47,7 @@ impl<R> Pool<R> {
             return;
         }
         let Some(task) = lease.task else {
-            self.release(id);
+            self.release(now, id);
             return;
         };
         let name = self.roster.name(lease.helper);

@@ -11,12 +11,18 @@
 //! * an accepted task is answered exactly once, or forgotten exactly once because nobody waits for it;
 //! * a task is leased at most [`Limits::attempts`] times;
 //! * no more than [`Limits::tasks`] tasks are accepted and not yet answered.
+//!
+//! What is served next is decided by `shares.rs` (whose turn it is) and `queue.rs` (which of theirs), where it is served by
+//! `roster.rs`; `fairness.rs` holds them to it.
 
 mod event;
 mod lapse;
 mod queue;
 mod roster;
+mod shares;
 
+#[cfg(test)]
+mod fairness;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
@@ -26,12 +32,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use event::{
-    ActionId, Effect, Event, HelperId, LeaseId, Limits, Outcome, Properties, Request, TaskId, Time, Verdict,
+    ActionId, Effect, Event, HelperId, LeaseId, Limits, Outcome, Owner, Properties, Request, TaskId, Time,
+    Verdict,
 };
 use lapse::Deadline;
-use queue::{Class, Lane, Queue};
+use queue::{Class, Queue, Standing};
 use roster::Roster;
 pub use roster::{HelperView, Report};
+use shares::{Charge, Shares};
 
 struct Task {
     request: Request,
@@ -46,11 +54,23 @@ struct Task {
     lease: Option<LeaseId>,
 }
 
+impl Task {
+    fn standing(&self) -> Standing {
+        let Request { owner, priority, expected, .. } = &self.request;
+        let length = expected.unwrap_or_default();
+        Standing { owner: owner.clone(), priority: *priority, length, since: self.queued_at }
+    }
+}
+
 struct Lease {
     helper: HelperId,
     /// None: cancelled or expired, and the slot is held until the helper confirms.
     task: Option<TaskId>,
     expires: Time,
+    begun: Time,
+    /// What its slot was charged with, and to whom.
+    charge: Charge,
+    owner: Owner,
 }
 
 /// The state: see the module's text.
@@ -62,6 +82,7 @@ pub struct Pool<R> {
     /// The task in flight for each action that may be shared.
     shared: HashMap<ActionId, TaskId>,
     queue: Queue,
+    shares: Shares,
     /// Earliest first; see `lapse.rs`.
     deadlines: BTreeSet<(Time, Deadline)>,
     last_task: u64,
@@ -78,6 +99,7 @@ impl<R> Pool<R> {
             leases: HashMap::new(),
             shared: HashMap::new(),
             queue: Queue::default(),
+            shares: Shares::default(),
             deadlines: BTreeSet::new(),
             last_task: 0,
             last_lease: 0,
@@ -149,6 +171,7 @@ impl<R> Pool<R> {
         for id in gone.leases {
             let Some(lease) = self.leases.remove(&id) else { continue };
             self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
+            self.settle(now, &lease);
             if let Some(task) = lease.task {
                 self.retry(now, task, &gone.name, format!("helper {} was lost: {reason}", gone.name));
             }
@@ -158,7 +181,7 @@ impl<R> Pool<R> {
             if lane.stranded_since.is_none() && !roster.any_matches(&class.properties) {
                 lane.stranded_since = Some(now);
                 let due = now + self.limits.helper_wait;
-                deadlines.extend(lane.waiting.iter().map(|(_, task)| (due, Deadline::Stranded(*task))));
+                deadlines.extend(lane.tasks().map(|task| (due, Deadline::Stranded(task))));
             }
         }
     }
@@ -168,9 +191,15 @@ impl<R> Pool<R> {
         if self.leases.get(&lease).is_none_or(|held| held.helper != helper) {
             return;
         }
-        let Some(task) = self.release(lease) else { return };
+        let begun = self.leases.get(&lease).map_or(now, |lease| lease.begun);
+        let Some(task) = self.release(now, lease) else { return };
         match verdict {
-            Verdict::Answer(answer) => self.answer(task, Outcome::Answered(answer)),
+            Verdict::Answer(answer) => {
+                if let Some(expected) = self.tasks.get(&task).and_then(|task| task.request.expected) {
+                    self.roster.note_pace(helper, expected, now.saturating_sub(begun));
+                }
+                self.answer(task, Outcome::Answered(answer));
+            }
             Verdict::Retry(why) => {
                 let name = self.roster.name(helper);
                 self.retry(now, task, &name, format!("helper {name}: {why}"));
@@ -186,10 +215,12 @@ impl<R> Pool<R> {
             running.watchers += 1;
             running.orphaned_at = None;
             if request.priority < running.request.priority {
-                if running.lease.is_none() {
-                    self.queue.hasten(&running.class, task, running.request.priority, request.priority);
-                }
+                let before = running.standing();
                 running.request.priority = request.priority;
+                if running.lease.is_none() {
+                    self.queue.remove(&running.class, &before, task);
+                    self.queue.push(running.class.clone(), &running.standing(), task);
+                }
             }
             self.effects.push(Effect::Accepted { task, merged: true });
             return;
@@ -231,7 +262,8 @@ impl<R> Pool<R> {
         task.queued_at = now;
         task.lease = None;
         let stranded = !self.roster.any_matches(&task.class.properties);
-        let lane = self.queue.push(task.class.clone(), task.request.priority, id);
+        self.shares.enter(&task.request.owner);
+        let lane = self.queue.push(task.class.clone(), &task.standing(), id);
         if stranded {
             lane.stranded_since.get_or_insert(now);
             self.deadlines.insert((now + self.limits.helper_wait, Deadline::Stranded(id)));
@@ -251,11 +283,17 @@ impl<R> Pool<R> {
         }
     }
 
+    /// Whose slot it was is charged for as long as it was held.
+    fn settle(&mut self, now: Time, lease: &Lease) {
+        self.shares.correct(&lease.owner, lease.charge, now.saturating_sub(lease.begun));
+    }
+
     /// Frees the lease's slot; gives the task that it was for, if it still is.
-    fn release(&mut self, id: LeaseId) -> Option<TaskId> {
+    fn release(&mut self, now: Time, id: LeaseId) -> Option<TaskId> {
         let lease = self.leases.remove(&id)?;
         self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
         self.roster.free(lease.helper, id);
+        self.settle(now, &lease);
         lease.task
     }
 
@@ -266,7 +304,11 @@ impl<R> Pool<R> {
             self.shared.remove(&task.request.action);
         }
         match task.lease {
-            None => self.queue.remove(&task.class, task.request.priority, id),
+            None => {
+                if self.queue.remove(&task.class, &task.standing(), id) {
+                    self.shares.exit(&task.request.owner);
+                }
+            }
             Some(lease) => self.cancel(now, lease),
         }
         Some(task)
@@ -292,32 +334,40 @@ impl<R> Pool<R> {
         self.effects.push(Effect::Cancel { helper: lease.helper, lease: id });
     }
 
-    /// Gives free slots to waiting tasks: the soonest by (priority, arrival) that some free slot may run.
+    /// Gives free slots to waiting tasks: whose turn it is (see `shares.rs`), and of theirs the head of the line (see
+    /// `queue.rs`) that some free slot may run.
     fn place(&mut self, now: Time) {
         while self.roster.has_free_slot() {
-            let mut best: Option<(i32, TaskId, HelperId)> = None;
-            for (class, lane) in self.queue.lanes() {
-                let Some((priority, task)) = Lane::head(lane) else { continue };
-                if best.is_some_and(|(p, t, _)| (p, t) < (priority, task)) {
-                    continue;
-                }
-                if let Some(helper) = self.roster.choose(class) {
-                    best = Some((priority, task, helper));
-                }
-            }
-            let Some((priority, id, helper)) = best else { return };
+            let Some((id, helper)) = self.next(now) else { return };
             let Some(task) = self.tasks.get_mut(&id) else { return };
-            self.queue.remove(&task.class, priority, id);
+            let Request { owner, priority, expected, timeout, .. } = task.request.clone();
+            self.queue.remove(&task.class, &task.standing(), id);
+            let charge = self.shares.charge(&owner, priority, expected);
+            self.shares.exit(&owner);
             self.last_lease += 1;
             let lease = LeaseId(self.last_lease);
             task.attempts += 1;
             task.lease = Some(lease);
-            let timeout = task.request.timeout;
             let expires = now.saturating_add(timeout).saturating_add(self.limits.lease_slack);
-            self.leases.insert(lease, Lease { helper, task: Some(id), expires });
+            self.leases.insert(lease, Lease { helper, task: Some(id), expires, begun: now, charge, owner });
             self.roster.take(helper, lease);
             self.deadlines.insert((expires, Deadline::Expired(lease)));
             self.effects.push(Effect::Lease { helper, lease, task: id, timeout });
         }
+    }
+
+    /// The task that is served next, and by whom.
+    fn next(&self, now: Time) -> Option<(TaskId, HelperId)> {
+        let mut best = None;
+        for (class, lane) in self.queue.lanes() {
+            let Some(helper) = self.roster.choose(class) else { continue };
+            for (owner, priority, task) in lane.heads(now) {
+                let turn = (self.shares.turn(owner), owner, priority, task);
+                if best.as_ref().is_none_or(|(first, _)| turn < *first) {
+                    best = Some((turn, helper));
+                }
+            }
+        }
+        best.map(|((.., task), helper)| (task, helper))
     }
 }

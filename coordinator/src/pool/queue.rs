@@ -1,12 +1,18 @@
-//! The waiting tasks, in one lane for each class of tasks that the same helpers may run.
+//! The waiting tasks: one lane for each class of tasks that the same helpers may run, and in it one line for each build.
 //!
-//! Lanes keep placement cheap: a helper's free slot looks at the head of each lane, never at 100,000
-//! tasks. This file knows no helpers and no time.
+//! Lanes and lines keep placement cheap: a free slot looks at the head of each line, never at 100,000 tasks. This file
+//! knows no helpers; whose turn it is among the builds is for `shares.rs` to say.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::event::Owner;
 use super::{Properties, TaskId, Time};
+
+/// A task that waited for this long goes before longer ones of its build.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What decides which helpers may take a task.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,19 +22,54 @@ pub(super) struct Class {
     pub tried: BTreeSet<Arc<str>>,
 }
 
-/// Tasks of one class.
+/// What decides when a waiting task is served.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    pub owner: Owner,
+    pub priority: i32,
+    /// How long it is expected to run.
+    pub length: Duration,
+    pub since: Time,
+}
+
+/// The tasks of one build in one lane: by priority, then the longest first, unless one has waited too long.
+#[derive(Debug, Default)]
+struct Line {
+    arrivals: BTreeMap<(i32, TaskId), Time>,
+    longest: BTreeSet<(i32, Reverse<Duration>, TaskId)>,
+}
+
+impl Line {
+    /// The task that is served first, and its priority.
+    fn head(&self, now: Time) -> Option<(i32, TaskId)> {
+        let (&(priority, oldest), since) = self.arrivals.first_key_value()?;
+        if now.saturating_sub(*since) >= PATIENCE {
+            return Some((priority, oldest));
+        }
+        self.longest.first().map(|&(priority, _, task)| (priority, task))
+    }
+}
+
+/// Tasks of one class; no line in it is empty.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// By (priority, arrival): the order of service.
-    pub waiting: BTreeSet<(i32, TaskId)>,
+    lines: BTreeMap<Owner, Line>,
     /// Since when no connected helper could run any of them.
     pub stranded_since: Option<Time>,
 }
 
 impl Lane {
-    /// The task that is served first.
-    pub fn head(&self) -> Option<(i32, TaskId)> {
-        self.waiting.first().copied()
+    /// Every task that waits in it.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskId> {
+        self.lines.values().flat_map(|line| line.arrivals.keys().map(|(_, task)| *task))
+    }
+
+    /// The head of each build's line: priority and task.
+    pub fn heads(&self, now: Time) -> impl Iterator<Item = (&Owner, i32, TaskId)> {
+        self.lines.iter().filter_map(move |(owner, line)| {
+            let (priority, task) = line.head(now)?;
+            Some((owner, priority, task))
+        })
     }
 }
 
@@ -40,27 +81,27 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Adds a task and gives its lane.
-    pub fn push(&mut self, class: Arc<Class>, priority: i32, task: TaskId) -> &mut Lane {
+    pub fn push(&mut self, class: Arc<Class>, standing: &Standing, task: TaskId) -> &mut Lane {
         let lane = self.lanes.entry(class).or_default();
-        lane.waiting.insert((priority, task));
+        let line = lane.lines.entry(standing.owner.clone()).or_default();
+        line.arrivals.insert((standing.priority, task), standing.since);
+        line.longest.insert((standing.priority, Reverse(standing.length), task));
         lane
     }
 
-    /// Takes a task out, and its lane with it if it was the last one there.
-    pub fn remove(&mut self, class: &Class, priority: i32, task: TaskId) {
-        let Some(lane) = self.lanes.get_mut(class) else { return };
-        lane.waiting.remove(&(priority, task));
-        if lane.waiting.is_empty() {
+    /// Takes a task out, and its line and lane with it if it was the last one there. False if it did not wait.
+    pub fn remove(&mut self, class: &Class, standing: &Standing, task: TaskId) -> bool {
+        let Some(lane) = self.lanes.get_mut(class) else { return false };
+        let Some(line) = lane.lines.get_mut(&standing.owner) else { return false };
+        let waited = line.arrivals.remove(&(standing.priority, task)).is_some();
+        line.longest.remove(&(standing.priority, Reverse(standing.length), task));
+        if line.arrivals.is_empty() {
+            lane.lines.remove(&standing.owner);
+        }
+        if lane.lines.is_empty() {
             self.lanes.remove(class);
         }
-    }
-
-    /// Moves a waiting task from one priority to another.
-    pub fn hasten(&mut self, class: &Class, task: TaskId, from: i32, to: i32) {
-        let Some(lane) = self.lanes.get_mut(class) else { return };
-        if lane.waiting.remove(&(from, task)) {
-            lane.waiting.insert((to, task));
-        }
+        waited
     }
 
     pub fn lane(&self, class: &Class) -> Option<&Lane> {

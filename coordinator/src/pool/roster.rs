@@ -42,9 +42,36 @@ pub(super) struct Helper {
     pub name: Arc<str>,
     pub leases: BTreeSet<LeaseId>,
     slots: u32,
-    properties: Properties,
+    properties: Arc<Properties>,
+    /// How long actions take on it, compared with what was expected of them.
+    pace: Pace,
     report: Option<Report>,
     heard: Time,
+}
+
+/// How slow a helper is: a moving average of what actions took on it to what they were expected to take. Kept in steps, so
+/// that noise does not make one of two equal helpers the better one.
+#[derive(Clone, Copy, Debug)]
+struct Pace(f64);
+
+impl Pace {
+    /// What one more action counts.
+    const WEIGHT: f64 = 0.1;
+    /// No single action is believed to be further off.
+    const BOUNDS: (f64, f64) = (1.0 / 16.0, 16.0);
+    /// The factor from one step to the next.
+    const STEP: f64 = 1.5;
+
+    fn note(&mut self, expected: Duration, took: Duration) {
+        let ratio = took.as_secs_f64() / expected.as_secs_f64().max(0.001);
+        // In logarithms, so that twice as slow and twice as fast cancel out.
+        let (was, is) = (self.0.ln(), ratio.clamp(Self::BOUNDS.0, Self::BOUNDS.1).ln());
+        self.0 = (was + (is - was) * Self::WEIGHT).exp();
+    }
+
+    fn rounded(self) -> f64 {
+        Self::STEP.powf((self.0.ln() / Self::STEP.ln()).round())
+    }
 }
 
 impl Helper {
@@ -52,9 +79,11 @@ impl Helper {
         (self.slots as usize).saturating_sub(self.leases.len())
     }
 
-    /// Share of its slots in use, in a form that compares exactly: leases per slot, times 2^32.
-    fn fill(&self) -> u64 {
-        ((self.leases.len() as u64) << 32) / u64::from(self.slots.max(1))
+    /// When it would be done with one action more, in a measure that only compares: its pace, and up to twice that where its
+    /// slots fill up and share its machine. In 1/2^16.
+    fn finish(&self) -> u64 {
+        let fill = self.leases.len() as f64 / f64::from(self.slots.max(1));
+        (self.pace.rounded() * (1.0 + fill) * 65536.0) as u64
     }
 
     fn view(&self, now: Time, online: bool) -> HelperView {
@@ -69,9 +98,19 @@ impl Helper {
     }
 }
 
+/// Helpers with the same properties.
+#[derive(Default)]
+struct Kind {
+    helpers: BTreeSet<HelperId>,
+    /// Those with a free slot, the soonest first (see [`Helper::finish`]).
+    free: BTreeSet<(u64, HelperId)>,
+}
+
 #[derive(Default)]
 pub(super) struct Roster {
     helpers: BTreeMap<HelperId, Helper>,
+    /// None of them is empty.
+    kinds: BTreeMap<Arc<Properties>, Kind>,
     names: HashMap<Arc<str>, HelperId>,
     /// Those that left, by name; never one that is connected.
     departed: BTreeMap<Arc<str>, Helper>,
@@ -118,8 +157,33 @@ impl Roster {
         self.departed.remove(&name);
         self.names.insert(name.clone(), id);
         self.free_slots += slots as usize;
-        let helper = Helper { name, leases: BTreeSet::new(), slots, properties, report: None, heard: now };
+        let properties = Arc::new(properties);
+        let kind = self.kinds.entry(properties.clone()).or_default();
+        kind.helpers.insert(id);
+        let (leases, pace) = (BTreeSet::new(), Pace(1.0));
+        let helper = Helper { name, leases, slots, properties, pace, report: None, heard: now };
+        if slots > 0 {
+            kind.free.insert((helper.finish(), id));
+        }
         self.helpers.insert(id, helper);
+    }
+
+    /// Changes a helper and its place among those with free slots.
+    fn change<T>(&mut self, id: HelperId, change: impl FnOnce(&mut Helper) -> T) -> Option<T> {
+        let helper = self.helpers.get_mut(&id)?;
+        let (before, free_before) = (helper.finish(), helper.free());
+        let changed = change(helper);
+        let (after, free_after) = (helper.finish(), helper.free());
+        self.free_slots = self.free_slots + free_after - free_before;
+        if let Some(kind) = self.kinds.get_mut(&helper.properties) {
+            if free_before > 0 {
+                kind.free.remove(&(before, id));
+            }
+            if free_after > 0 {
+                kind.free.insert((after, id));
+            }
+        }
+        Some(changed)
     }
 
     pub fn report(&mut self, now: Time, id: HelperId, report: Report) {
@@ -134,6 +198,13 @@ impl Roster {
         let mut helper = self.helpers.remove(&id)?;
         self.names.remove(&helper.name);
         self.free_slots -= helper.free();
+        if let Some(kind) = self.kinds.get_mut(&helper.properties) {
+            kind.free.remove(&(helper.finish(), id));
+            kind.helpers.remove(&id);
+            if kind.helpers.is_empty() {
+                self.kinds.remove(&helper.properties);
+            }
+        }
         let gone = Gone { name: helper.name.clone(), leases: std::mem::take(&mut helper.leases) };
         self.departed.retain(|_, old| now.saturating_sub(old.heard) < REMEMBERED.0);
         if self.departed.len() < REMEMBERED.1 {
@@ -143,19 +214,16 @@ impl Roster {
     }
 
     pub fn take(&mut self, id: HelperId, lease: LeaseId) {
-        if let Some(helper) = self.helpers.get_mut(&id)
-            && helper.leases.insert(lease)
-        {
-            self.free_slots -= 1;
-        }
+        self.change(id, |helper| helper.leases.insert(lease));
     }
 
     pub fn free(&mut self, id: HelperId, lease: LeaseId) {
-        if let Some(helper) = self.helpers.get_mut(&id)
-            && helper.leases.remove(&lease)
-        {
-            self.free_slots += 1;
-        }
+        self.change(id, |helper| helper.leases.remove(&lease));
+    }
+
+    /// An action that was expected to take so long took so long on the helper.
+    pub fn note_pace(&mut self, id: HelperId, expected: Duration, took: Duration) {
+        self.change(id, |helper| helper.pace.note(expected, took));
     }
 
     pub fn has_free_slot(&self) -> bool {
@@ -163,20 +231,26 @@ impl Roster {
     }
 
     pub fn any_matches(&self, wants: &Properties) -> bool {
-        self.helpers.values().any(|helper| matches(wants, &helper.properties))
+        self.able(wants).next().is_some()
     }
 
-    /// The least filled helper that may take a task of the class. A helper that failed the task before is
-    /// chosen only when no other could run it at all, not when the others are merely busy.
+    fn able(&self, wants: &Properties) -> impl Iterator<Item = &Kind> {
+        self.kinds.iter().filter(|(has, _)| matches(wants, has)).map(|(_, kind)| kind)
+    }
+
+    /// The helper that would be done the soonest with a task of the class. One that failed the task before is chosen only
+    /// when no other could run it at all, not when the others are merely busy.
     pub fn choose(&self, class: &Class) -> Option<HelperId> {
-        let able =
-            || self.helpers.iter().filter(|(_, helper)| matches(&class.properties, &helper.properties));
-        let fresh = |helper: &Helper| !class.tried.contains(&helper.name);
-        let only_fresh = able().any(|(_, helper)| fresh(helper));
-        able()
-            .filter(|(_, helper)| helper.free() > 0 && (!only_fresh || fresh(helper)))
-            .min_by_key(|(id, helper)| (helper.fill(), **id))
-            .map(|(id, _)| *id)
+        let fresh =
+            |id: &HelperId| self.helpers.get(id).is_some_and(|helper| !class.tried.contains(&helper.name));
+        let able = || self.able(&class.properties);
+        let only_fresh = class.tried.is_empty() || able().any(|kind| kind.helpers.iter().any(fresh));
+        let soonest = |kind: &Kind| {
+            let mut free = kind.free.iter();
+            // Looks at no more than one helper beyond those that were tried.
+            free.find(|(_, id)| !only_fresh || fresh(id)).copied()
+        };
+        able().filter_map(soonest).min().map(|(_, id)| id)
     }
 
     /// Why no connected helper may run what asks for `wants`, as a sentence.

@@ -35,7 +35,9 @@ fn request(content: &str) -> Request {
     Request {
         action: ActionId { instance: String::new(), function, digest },
         merge: true,
+        owner: Owner::default(),
         priority: 0,
+        expected: None,
         properties: properties(&[("OSFamily", "linux"), ("dbuild-anything", "ignored")]),
         timeout: at(100),
     }

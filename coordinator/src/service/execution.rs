@@ -20,6 +20,7 @@ use tonic::{Code, Request, Response, Status};
 use super::desk::{self, Answer, Progress, Watcher};
 use super::job::{self, Prepared};
 use super::outputs::Inline;
+use super::requester::Requester;
 use super::{Site, action_cache, blocking, refusal};
 use crate::pool::{ActionId, TaskId};
 
@@ -41,6 +42,7 @@ impl re::execution_server::Execution for Service {
         &self,
         request: Request<re::ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
+        let requester = Requester::of(&request);
         let request = request.into_inner();
         let digest = request.action_digest.as_ref();
         let action =
@@ -51,7 +53,7 @@ impl re::execution_server::Execution for Service {
             files: request.inline_output_files.clone(),
         };
         let (site, id) = (self.0.clone(), action.clone());
-        let prepared = blocking(move || job::prepare(&site, id, &request)).await?;
+        let prepared = blocking(move || job::prepare(&site, id, requester, &request)).await?;
         let (job, submit) = match prepared {
             Prepared::Known(result) => {
                 let ok = Some(refusal::rpc_status(Code::Ok, ""));

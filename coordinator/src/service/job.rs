@@ -11,6 +11,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::outputs::Declared;
+use super::requester::Requester;
 use super::tree::TreeError;
 use super::{Site, action_cache, refusal};
 use crate::pool::{ActionId, Properties, Request};
@@ -36,7 +37,12 @@ pub enum Prepared {
 }
 
 /// Looks in the action cache, reads the action and its command, and checks that its inputs are complete.
-pub fn prepare(site: &Site, action: ActionId, request: &re::ExecuteRequest) -> Result<Prepared, Status> {
+pub fn prepare(
+    site: &Site,
+    action: ActionId,
+    requester: Requester,
+    request: &re::ExecuteRequest,
+) -> Result<Prepared, Status> {
     let store = &site.store;
     if !request.skip_cache_lookup
         && let Some(result) = action_cache::recall(store, &action)?
@@ -69,6 +75,7 @@ pub fn prepare(site: &Site, action: ActionId, request: &re::ExecuteRequest) -> R
     let priority = request.execution_policy.as_ref().map_or(0, |policy| policy.priority);
     let properties = properties(&message, &command);
     let merge = !message.do_not_cache;
+    let Requester { owner, expected } = requester;
     let job = Job {
         action: action.clone(),
         declared,
@@ -76,7 +83,10 @@ pub fn prepare(site: &Site, action: ActionId, request: &re::ExecuteRequest) -> R
         timeout,
         queued: SystemTime::now(),
     };
-    Ok(Prepared::Run(Box::new(job), Request { action, merge, priority, properties, timeout }))
+    Ok(Prepared::Run(
+        Box::new(job),
+        Request { action, merge, owner, priority, expected, properties, timeout },
+    ))
 }
 
 fn read<M: Message + Default>(

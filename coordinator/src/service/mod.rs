@@ -18,6 +18,7 @@ mod outputs;
 mod packing;
 mod pool;
 mod refusal;
+mod requester;
 mod resource;
 mod tree;
 mod uploads;
@@ -57,6 +58,18 @@ impl Site {
     fn function(&self, value: i32) -> Result<DigestFunction, DigestError> {
         DigestFunction::from_wire(value, self.config.default_digest_function)
     }
+}
+
+/// Threads for what blocks, for each processor, and at least. All of it is short and waits for the disk only, never for a
+/// peer; with many threads every call wakes one and goes to sleep again, which costs more than the call.
+const BLOCKING: (usize, usize) = (4, 8);
+
+/// A runtime for one coordinator.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let (each, least) = BLOCKING;
+    let threads = (processors * each).max(least);
+    tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(threads).build()
 }
 
 /// Runs what blocks where it may: see the module's text.

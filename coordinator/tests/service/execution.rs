@@ -7,9 +7,11 @@ use dbuild_coordinator::service::PreconditionFailure;
 use dbuild_proto::pool as wire;
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::protobuf;
+use dbuild_proto::{EXPECTED_MS, REQUEST_METADATA, TOOL_NAME};
 use prost::Message;
 use re::execution_stage::Value as Stage;
 use tonic::Code;
+use tonic::metadata::MetadataValue;
 
 use crate::harness::{
     F, Helper, Site, code, draft, execute_request, last, message, next, result, soon, stage,
@@ -270,6 +272,51 @@ fn violations(response: &re::ExecuteResponse) -> Vec<String> {
     let failure = PreconditionFailure::decode(detail.value.as_slice()).unwrap();
     assert!(failure.violations.iter().all(|violation| violation.r#type == "MISSING"));
     failure.violations.into_iter().map(|violation| violation.subject).collect()
+}
+
+/// The pool is divided between those who ask, and of one build the longest goes first.
+#[tokio::test]
+async fn who_asks_and_how_long_it_takes_decide_who_runs_first() {
+    let site = Site::start().await;
+    let mut helper = Helper::attach(&site, "mars", 1).await;
+    let asks = [
+        ("ann", "busy", ""),
+        ("ann", "short", "100"),
+        ("ann", "long", "30000"),
+        ("bob", "first", "100"),
+        ("bob", "second", "100"),
+    ];
+    let mut open = Vec::new();
+    for (user, name, expected) in asks {
+        let action = site.action(|action, _| action.salt = name.into()).await;
+        let said = re::RequestMetadata {
+            tool_details: Some(re::ToolDetails { tool_name: TOOL_NAME.into(), ..Default::default() }),
+            correlated_invocations_id: user.into(),
+            ..Default::default()
+        };
+        let mut request = tonic::Request::new(execute_request(action));
+        let headers = request.metadata_mut();
+        headers.insert_bin(REQUEST_METADATA, MetadataValue::from_bytes(&said.encode_to_vec()));
+        if !expected.is_empty() {
+            headers.insert(EXPECTED_MS, expected.parse().unwrap());
+        }
+        let mut operations = soon(site.execution().execute(request)).await.unwrap().into_inner();
+        next(&mut operations).await;
+        open.push((name, action, operations));
+    }
+    let object = site.put(b"object").await;
+    let mut order = Vec::new();
+    for _ in asks {
+        let lease = helper.lease().await;
+        let (name, ..) = open.iter().find(|(_, action, _)| action.hex() == lease.action_hash).unwrap();
+        order.push(*name);
+        helper.finish(&lease, &result(object)).await;
+    }
+    // When Ann's first began nobody waited, so all are even; then it is her turn, then Bob's, although all of hers were there before.
+    assert_eq!(order[..3], ["busy", "long", "first"]);
+    let place = |name| order.iter().position(|other| *other == name);
+    assert!(place("long") < place("short") && place("first") < place("second"), "{order:?}");
+    site.stop().await;
 }
 
 #[tokio::test]

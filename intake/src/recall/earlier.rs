@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use dbuild_compilers::Mentions;
 use dbuild_proto::Digest;
@@ -26,6 +27,12 @@ pub struct Earlier(ManifestEntry);
 impl Earlier {
     pub(super) fn new(entry: ManifestEntry) -> Earlier {
         Earlier(entry)
+    }
+
+    /// How long it ran; `None` if that is not known.
+    pub fn ran(&self) -> Option<Duration> {
+        let ms = self.0.outcome.as_ref()?.run_ms;
+        (ms > 0).then(|| Duration::from_millis(ms))
     }
 
     /// The files that were read, where they are now.

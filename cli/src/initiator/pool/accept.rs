@@ -30,7 +30,7 @@ pub const SCAN_DIFFERS: &str = "the compiler read other files than the scan had 
 pub fn accept(
     context: &Context,
     prepared: &Prepared,
-    Errand { inputs, built }: &Errand,
+    Errand { inputs, built, .. }: &Errand,
     mut answer: remote::Answer,
     placed: &[Ready],
 ) -> Result<Answered, Refusal> {
@@ -139,7 +139,7 @@ impl From<Untaken> for Refusal {
 pub fn early(
     context: &Context,
     prepared: &Prepared,
-    Errand { inputs, built }: &Errand,
+    Errand { inputs, built, .. }: &Errand,
     mut answer: remote::Answer,
 ) -> Result<(Vec<Ready>, Vec<u8>), Refusal> {
     let Content::Packed(luggage) = inputs else { return Err(Refusal::because("it is no crate")) };

@@ -22,6 +22,8 @@ const ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
 pub struct Errand {
     pub inputs: Content,
     pub built: BuiltAction,
+    /// How long the same command ran before.
+    pub expected: Option<Duration>,
 }
 
 /// Inputs that are certain, or a guess.
@@ -60,7 +62,8 @@ pub fn describe(
         do_not_cache: prepared.task.cache.is_err(),
         jobserver: None,
     })?;
-    Ok(Errand { inputs: Content::Found(inputs), built })
+    let expected = earlier.and_then(Earlier::ran);
+    Ok(Errand { inputs: Content::Found(inputs), built, expected })
 }
 
 /// Packs what a crate may need, and has it watched.
@@ -94,7 +97,8 @@ fn describe_crate(
         do_not_cache: prepared.task.cache.is_err(),
         jobserver: Some("CARGO_MAKEFLAGS"),
     })?;
-    Ok(Errand { inputs: Content::Packed(luggage), built })
+    let expected = earlier.and_then(Earlier::ran);
+    Ok(Errand { inputs: Content::Packed(luggage), built, expected })
 }
 
 fn built(request: &ActionRequest) -> Result<BuiltAction, Refusal> {

@@ -12,7 +12,7 @@ use super::context::{Context, blocking};
 use super::crates::Objection;
 use super::near::Missed;
 use super::outputs::Ready;
-use super::remote::{self, Remote};
+use super::remote::{self, Purpose, Remote};
 use super::slots::Slot;
 use super::task::{Answered, Here, Prepared, Verdict};
 use crate::config::processors;
@@ -161,7 +161,8 @@ async fn ask(
                 return Err(Refusal { slot: Some(slot), ..Refusal::because(FULL) });
             }
             let (early, ready) = mpsc::unbounded_channel();
-            let executed = remote.execute(&toolchain.root, &errand.built, &store, early);
+            let purpose = Purpose { session: &context.session, expected: errand.expected };
+            let executed = remote.execute(&toolchain.root, &errand.built, &store, purpose, early);
             let (executed, early) = tokio::join!(executed, place(context, prepared, &errand, ready, prints));
             placed = early;
             executed?

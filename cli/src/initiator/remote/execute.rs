@@ -11,7 +11,7 @@ use dbuild_proto::{ACTION_RESULT, Digest};
 use prost::Message;
 
 use super::download::keep;
-use super::{FUNCTION, Fault, Remote};
+use super::{FUNCTION, Fault, Purpose, Remote};
 
 /// A coordinator that is alive says something at least every 10 s; this is the bound on its silence.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -68,6 +68,7 @@ impl Remote {
         toolchain: &InputRoot,
         built: &BuiltAction,
         store: &Store,
+        purpose: Purpose<'_>,
         early: Early,
     ) -> Result<Answer, Fault> {
         let _running = self.running();
@@ -77,7 +78,7 @@ impl Remote {
             let blobs = built.blobs(toolchain, &|digest| self.knows(digest));
             sent += self.upload_toolchain(toolchain).await?;
             sent += self.upload(&blobs).await?;
-            match self.run(built, store, &early).await? {
+            match self.run(built, store, purpose, &early).await? {
                 Ran::Response(response) => {
                     let cached = response.cached_result;
                     let result = response.result.ok_or_else(|| Fault::new("the pool gave no result"))?;
@@ -115,7 +116,13 @@ impl Remote {
         }
     }
 
-    async fn run(&self, built: &BuiltAction, store: &Store, early: &Early) -> Result<Ran, Fault> {
+    async fn run(
+        &self,
+        built: &BuiltAction,
+        store: &Store,
+        purpose: Purpose<'_>,
+        early: &Early,
+    ) -> Result<Ran, Fault> {
         let request = re::ExecuteRequest {
             action_digest: Some(built.digest.to_wire()),
             inline_stdout: true,
@@ -124,6 +131,16 @@ impl Remote {
             digest_function: FUNCTION.to_wire(),
             ..Default::default()
         };
+        self.follow(purpose.introduce(request), store, early).await
+    }
+
+    /// Executes and waits for the end.
+    async fn follow(
+        &self,
+        request: tonic::Request<re::ExecuteRequest>,
+        store: &Store,
+        early: &Early,
+    ) -> Result<Ran, Fault> {
         let mut stream = match self.execution().execute(request).await {
             Ok(stream) => stream.into_inner(),
             Err(status) => return self.not_run(status.code(), status.message(), Some(&status)),
@@ -147,6 +164,8 @@ impl Remote {
                 }
                 continue;
             }
+            // Whoever lets go of a stream before its end resets it, and a connection bears a thousand of these.
+            let _ = tokio::time::timeout(SILENCE, stream.message()).await;
             return match update.result {
                 Some(operation::Result::Response(any)) => {
                     let response = re::ExecuteResponse::decode(any.value.as_slice())

@@ -6,6 +6,7 @@
 mod download;
 mod execute;
 mod greeting;
+mod requester;
 mod room;
 mod upload;
 
@@ -23,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use execute::Answer;
 use greeting::Greeting;
+pub use requester::Purpose;
 use room::Room;
 
 /// dbuild's own digest function on the wire.
