@@ -34,6 +34,10 @@ pub enum Command {
     Coordinator(Coordinator),
     /// Run actions for a coordinator on this machine
     Helper(Helper),
+    /// Run any command on the pool, as a job whose result is kept
+    Submit(Submit),
+    /// Run a command for each line of stdin, on the pool, and print in order what they print
+    Map(Map),
     /// Start a coordinator and helpers on this machine, for a first look
     Up(Up),
     /// Stop what `dbuild up` started
@@ -117,6 +121,47 @@ pub struct Helper {
 pub enum Sandbox {
     Auto,
     None,
+}
+
+/// What a job reads, writes and knows.
+#[derive(Debug, Args)]
+pub struct Needs {
+    /// A file or directory that the command reads, below the current directory; several times for several
+    #[arg(long, value_name = "PATH")]
+    pub input: Vec<PathBuf>,
+    /// A file or directory that the command writes, below the current directory
+    #[arg(long, value_name = "PATH")]
+    pub output: Vec<PathBuf>,
+    /// A variable that the command sees; it sees no others but PATH
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Run it in any case, and do not keep the result
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Submit {
+    #[command(flatten)]
+    pub needs: Needs,
+    /// The command and its arguments
+    #[arg(required = true, last = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Map {
+    #[command(flatten)]
+    pub needs: Needs,
+    /// Jobs at a time (default: the pool's slots)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub jobs: Option<u32>,
+    /// A shell command here that reads all that the jobs print, and whose output is printed instead
+    #[arg(long, value_name = "COMMAND")]
+    pub reduce: Option<String>,
+    /// The command; {} in it, and in the paths, is the line (without {} it comes last). One single word is run by a shell
+    #[arg(required = true, last = true)]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

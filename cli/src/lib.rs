@@ -9,6 +9,7 @@ mod door;
 mod embedded;
 mod error;
 mod initiator;
+mod jobs;
 mod limits;
 mod paths;
 mod record;

@@ -6,9 +6,11 @@ mod doctor;
 mod helper;
 mod helpers;
 mod initiator;
+mod map;
 mod run;
 mod stats;
 mod stop;
+mod submit;
 mod up;
 mod why;
 
@@ -26,6 +28,8 @@ pub fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(run) => run::run(run.command),
         Command::Coordinator(args) => coordinator::run(args),
         Command::Helper(args) => helper::run(args),
+        Command::Submit(args) => submit::run(args, &Config::from_process()?),
+        Command::Map(args) => map::run(args, &Config::from_process()?),
         Command::Up(args) => up::up(&args, &Config::from_process()?),
         Command::Down => up::down(&Config::from_process()?),
         Command::Stats(args) => stats::run(&args, &Config::from_process()?),

@@ -16,7 +16,7 @@ const MAX_OUTPUT: u64 = 8 << 30;
 
 impl Remote {
     /// Brings what the near cache lacks of `digests`; gives the bytes received.
-    pub(super) async fn download(&self, store: &Store, digests: &[Digest]) -> Result<u64, Fault> {
+    pub async fn download(&self, store: &Store, digests: &[Digest]) -> Result<u64, Fault> {
         let mut received = 0;
         let mut batch: Vec<Digest> = Vec::new();
         let mut size = 0;

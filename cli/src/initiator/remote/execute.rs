@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::Store;
-use dbuild_intake::{BuiltAction, InputRoot};
+use dbuild_intake::{Blob, BuiltAction, InputRoot};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::longrunning::{Operation, operation};
 use dbuild_proto::reapi::google::protobuf::Timestamp;
@@ -94,6 +94,35 @@ impl Remote {
                     tracing::info!(message, "inputs were evicted; sending them again");
                     self.forget();
                 }
+                Ran::MissingInputs(message) => return Err(Fault::new(message)),
+            }
+        }
+        Err(Fault::new("the pool keeps losing inputs"))
+    }
+
+    /// Runs an action that is no compile, whose blobs are `blobs`. What it wrote is still at the pool.
+    pub async fn run_action(
+        &self,
+        action: Digest,
+        blobs: &[Blob],
+        store: &Store,
+        purpose: Purpose<'_>,
+    ) -> Result<re::ExecuteResponse, Fault> {
+        let _running = self.running();
+        // Nobody asks for what is ready of it before the end.
+        let (early, _) = tokio::sync::mpsc::unbounded_channel();
+        for attempt in 1.. {
+            self.upload(blobs).await?;
+            let request = re::ExecuteRequest {
+                action_digest: Some(action.to_wire()),
+                inline_stdout: true,
+                inline_stderr: true,
+                digest_function: FUNCTION.to_wire(),
+                ..Default::default()
+            };
+            match self.follow(purpose.introduce(request), store, &early).await? {
+                Ran::Response(response) => return Ok(*response),
+                Ran::MissingInputs(_) if attempt < ATTEMPTS => self.forget(),
                 Ran::MissingInputs(message) => return Err(Fault::new(message)),
             }
         }

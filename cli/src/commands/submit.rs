@@ -1,0 +1,71 @@
+//! `dbuild submit -- <command…>`: one job, any command.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::args::{Needs, Submit};
+use crate::config::Config;
+use crate::error::{CliError, Context, Result};
+use crate::jobs::{Done, Job, Runner, Tally, below};
+
+pub fn run(args: Submit, config: &Config) -> Result<ExitCode> {
+    let cwd = std::env::current_dir().context("find the current directory")?;
+    let job = job(&args.needs, args.command, &cwd)?;
+    let url = super::up::coordinator_of(config);
+    super::server_runtime()?.block_on(async {
+        let done = Runner::new(config, url.as_deref())?.run(&job).await?;
+        show(&done, &mut std::io::stdout().lock())?;
+        let mut tally = Tally::default();
+        tally.add(&done.place, done.code);
+        say(&tally, config);
+        Ok(ExitCode::from(done.code))
+    })
+}
+
+/// The job that arguments describe.
+pub fn job(needs: &Needs, argv: Vec<String>, cwd: &Path) -> Result<Job> {
+    let paths = |paths: &[PathBuf]| paths.iter().map(|path| below(cwd, path)).collect::<Result<Vec<_>>>();
+    let mut env = BTreeMap::new();
+    for pair in &needs.env {
+        let (name, value) = pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+            CliError::new(format!("--env {pair} is not NAME=VALUE"))
+                .hint("To pass a variable of yours on, write --env NAME=\"$NAME\".")
+        })?;
+        env.insert(name.to_owned(), value.to_owned());
+    }
+    let outputs = paths(&needs.output)?;
+    if outputs.iter().any(|output| output.as_os_str().is_empty()) {
+        return Err(CliError::new("the current directory itself cannot be an output")
+            .hint("Name files and directories in it."));
+    }
+    if argv[0].is_empty() {
+        return Err(CliError::new("the command has no program"));
+    }
+    Ok(Job { argv, env, inputs: paths(&needs.input)?, outputs, uncached: needs.no_cache })
+}
+
+/// Prints what a job printed, and says which outputs it did not write.
+pub fn show(done: &Done, stdout: &mut dyn Write) -> Result<()> {
+    match stdout.write_all(&done.stdout).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            return Err(error).context("print the result");
+        }
+        _ => {}
+    }
+    // A stderr that is closed leaves nobody to tell.
+    let _ = std::io::stderr().lock().write_all(&done.stderr);
+    for path in done.missing.iter().filter(|_| done.code == 0) {
+        eprintln!("dbuild: the command did not write {}", path.display());
+    }
+    Ok(())
+}
+
+/// The line at the end.
+pub fn say(tally: &Tally, config: &Config) {
+    if !config.quiet {
+        // A stderr that is closed leaves nobody to tell.
+        let _ = writeln!(std::io::stderr().lock(), "dbuild: {tally}");
+    }
+}
