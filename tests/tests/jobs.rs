@@ -117,13 +117,14 @@ fn a_job_reads_what_it_is_given_and_its_result_is_kept() {
 fn directories_come_back_whole_and_what_was_not_written_is_told() {
     let cluster = TestCluster::start(1);
     let desk = Desk::new(Some(&cluster));
-    desk.write("tree/old", "goes");
+    desk.write("tree/old", "stays");
+    desk.write("tree/d/a", "goes");
     desk.write("kept", "stays");
     let words = "mkdir -p tree/d/e; echo 1 > tree/d/a; ln -s a tree/d/link; : > tree/empty";
     let said = desk.run(&["submit", "--output", "tree", "--output", "kept", "--", "sh", "-c", words]);
     assert_eq!((said.code, said.out.as_str()), (0, ""), "{}", said.err);
     assert!(said.own.contains("the command did not write kept"), "{}", said.own);
-    assert!(!desk.path().join("tree/old").exists() && desk.path().join("tree/d/e").is_dir());
+    assert!(desk.read("tree/old") == "stays" && desk.path().join("tree/d/e").is_dir());
     assert_eq!((desk.read("tree/d/link").as_str(), desk.read("tree/empty").as_str()), ("1\n", ""));
     assert_eq!(std::fs::read_link(desk.path().join("tree/d/link")).unwrap(), Path::new("a"));
     assert_eq!(desk.read("kept"), "stays");
@@ -132,7 +133,9 @@ fn directories_come_back_whole_and_what_was_not_written_is_told() {
 #[test]
 fn what_cannot_be_a_job_is_said_in_a_sentence() {
     let desk = Desk::new(None);
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 8] = [
+        (&["--input", ""], "a value is required"),
+        (&["--output", "a", "--output", "a/b"], "the outputs a and a/b overlap"),
         (&["--input", "../x"], "../x is not below the current directory"),
         (&["--output", "/etc/x"], "/etc/x is not below the current directory"),
         (&["--output", "."], "the current directory itself cannot be an output"),
@@ -182,6 +185,15 @@ fn without_a_pool_jobs_run_here() {
     assert_eq!(desk.run(&["submit", "--", "/etc"]).code, 126);
     assert_eq!(desk.run(&["submit", "--", "sh", "-c", "kill -9 $$"]).code, 137);
 
+    // Here, too, a job has a directory of its own and changes nothing but its outputs.
+    desk.write("tmp", "mine");
+    let said = desk
+        .run_with(&["map", "--jobs", "8", "--input", "tmp", "--", "echo {} > tmp; cat tmp"], "1\n2\n3\n4\n");
+    assert_eq!((said.code, said.out.as_str(), desk.read("tmp").as_str()), (0, "1\n2\n3\n4\n", "mine"));
+    let entries = std::fs::read_dir(desk.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = entries.filter(|name| name.to_string_lossy().starts_with(".dbuild")).collect();
+    assert!(left.is_empty(), "{left:?}");
+
     let mut cluster = TestCluster::start(1);
     cluster.kill_coordinator();
     let desk = Desk::new(Some(&cluster));
@@ -219,4 +231,16 @@ fn a_list_is_mapped_in_order_and_reduced() {
     assert_eq!(desk.run_with(&["map", "--", "false"], &many).code, 101);
     assert_eq!(desk.run_with(&["map", "--input", "/etc/{}", "--", "cat"], "passwd\n").code, 255);
     assert_eq!(desk.run_with(&["map", "--", "echo"], "").code, 0);
+    let said = desk.run_with(&["map", "--input", "{}", "--", "cat"], "none\n");
+    assert_eq!(said.code, 1);
+    assert!(said.own.contains("1 job: ") && said.own.contains("1 failed"), "{}", said.own);
+    let said = desk.run_with(&["map", "--input", "{}", "--", "cat"], "\n");
+    assert!(said.code == 255 && said.own.contains("a path is empty"), "{}", said.own);
+    let said = desk.run_with(&["map", "--output", "out", "--", "echo {} > out"], "1\n2\n");
+    assert!(said.code == 255 && said.own.contains("two lines write to out"), "{}", said.own);
+    // A line is a word to the shell, whatever is in it and around it.
+    let lines = "$(touch pwned)\n; touch pwned\n\n  a  b\r\n";
+    let said = desk.run_with(&["map", "--", "printf '<%s>' {} \"{}\" ; echo '{}'; ls"], lines);
+    let want = "<$(touch pwned)><$(touch pwned)>$(touch pwned)\n<; touch pwned><; touch pwned>; touch pwned\n<><>\n<  a  b\r><  a  b\r>  a  b\r\n";
+    assert_eq!((said.code, said.out.as_str()), (0, want), "{}", said.err);
 }

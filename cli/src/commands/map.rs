@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 
 use futures_util::{StreamExt, stream};
+use tokio::sync::Semaphore;
 
 use super::submit;
 use crate::args::{Map, Needs};
@@ -18,6 +19,8 @@ const MOST_FAILURES: usize = 100;
 const TOO_MANY_FAILURES: u8 = 101;
 /// An error that is none of a job's.
 const OTHER_ERROR: u8 = 255;
+/// Jobs, for each at a time, that may be done before those of the lines before them.
+const WAITING: usize = 16;
 /// The most jobs at a time that a pool's slots stand for.
 const MOST_JOBS: u32 = 1024;
 
@@ -29,7 +32,10 @@ fn go(args: &Map, config: &Config) -> Result<ExitCode> {
     let cwd = std::env::current_dir().context("find the current directory")?;
     let mut text = String::new();
     std::io::stdin().lock().read_to_string(&mut text).context("read the lines")?;
-    let jobs = text.lines().map(|line| job(args, line, &cwd)).collect::<Result<Vec<_>>>()?;
+    let lines = text.strip_suffix('\n').unwrap_or(&text);
+    let lines = lines.split('\n').filter(|_| !text.is_empty());
+    let jobs = lines.map(|line| job(args, line, &cwd)).collect::<Result<Vec<_>>>()?;
+    apart(&jobs)?;
     let url = super::up::coordinator_of(config);
     let mut sink = Sink::open(args.reduce.as_deref())?;
     let (failed, tally) = super::server_runtime()?.block_on(async {
@@ -37,23 +43,31 @@ fn go(args: &Map, config: &Config) -> Result<ExitCode> {
             (Some(jobs), _) => jobs,
             (None, Some(url)) => width(url).await,
             (None, None) => processors(),
-        };
+        } as usize;
         let runner = Runner::new(config, url.as_deref())?;
-        let mut done = stream::iter(&jobs).map(|job| runner.run(job)).buffered(width as usize);
+        let slots = Semaphore::new(width);
+        // In the order of the lines; those that are done before their turn wait, up to a number.
+        let one = async |job| {
+            let _slot = slots.acquire().await.context("wait for a slot")?;
+            runner.run(job).await
+        };
+        let mut done = std::pin::pin!(stream::iter(&jobs).map(one).buffered(width * WAITING));
         let (mut failed, mut tally) = (0, Tally::default());
         while let Some(done) = done.next().await {
-            let code = match done {
+            match done {
                 Ok(done) => {
-                    submit::show(&done, sink.stdin())?;
                     tally.add(&done.place, done.code);
-                    done.code
+                    failed += usize::from(done.code != 0);
+                    if !submit::show(&done, sink.stdin())? {
+                        break;
+                    }
                 }
                 Err(error) => {
                     error.report();
-                    OTHER_ERROR
+                    tally.add_failed();
+                    failed += 1;
                 }
-            };
-            failed += usize::from(code != 0);
+            }
         }
         Ok::<_, CliError>((failed, tally))
     })?;
@@ -64,6 +78,18 @@ fn go(args: &Map, config: &Config) -> Result<ExitCode> {
         failed if failed > MOST_FAILURES => ExitCode::from(TOO_MANY_FAILURES),
         failed => ExitCode::from(failed as u8),
     })
+}
+
+/// No two jobs write to the same place: whoever came last would win.
+fn apart(jobs: &[Job]) -> Result<()> {
+    let mut outputs: Vec<&Path> = jobs.iter().flat_map(|job| &job.outputs).map(PathBuf::as_path).collect();
+    // What lies in a directory comes right behind it: paths compare name by name.
+    outputs.sort();
+    match outputs.windows(2).find(|pair| submit::overlap(pair[0], pair[1])) {
+        None => Ok(()),
+        Some(pair) => Err(CliError::new(format!("two lines write to {}", pair[1].display()))
+            .hint("Put {} into the name of each --output, so that every line has its own.")),
+    }
 }
 
 /// The slots of the pool's helpers, or of this machine if it does not say.
@@ -79,13 +105,10 @@ fn job(args: &Map, line: &str, cwd: &Path) -> Result<Job> {
     let mut argv = match &args.command[..] {
         // As a person would type it: pipes, quotes and all.
         [single] => {
-            let quoted = quote(line);
-            let text = if single.contains("{}") {
-                single.replace("{}", &quoted)
-            } else {
-                format!("{single} {quoted}")
-            };
-            vec!["/bin/sh".to_owned(), "-c".to_owned(), text]
+            let text = if single.contains("{}") { single.clone() } else { format!("{single} {{}}") };
+            let words = ["/bin/sh".to_owned(), "-c".to_owned(), shell(&text, line)];
+            let argument = ["sh".to_owned(), line.to_owned()];
+            if plain(line) { words.to_vec() } else { words.into_iter().chain(argument).collect() }
         }
         words => words.iter().map(|word| fill(word)).collect(),
     };
@@ -105,13 +128,49 @@ fn job(args: &Map, line: &str, cwd: &Path) -> Result<Job> {
     submit::job(&needs, argv, cwd)
 }
 
-/// A word as the shell takes it for itself. One that means nothing to it stays as it is, so that it can stand in `$((…))`.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
+/// A line that means nothing to a shell, wherever it stands.
+fn plain(line: &str) -> bool {
+    !line.is_empty() && line.chars().all(|c| c.is_ascii_alphanumeric() || "_-./:@+,".contains(c))
+}
+
+/// The command with the line in it. A line that could mean something to the shell is never part of its text: it is the shell's
+/// first argument, named so that it is one word where it stands (POSIX shell, 2.2 Quoting).
+fn shell(command: &str, line: &str) -> String {
+    if plain(line) {
+        return command.replace("{}", line);
     }
-    format!("'{}'", word.replace('\'', r"'\''"))
+    #[derive(PartialEq)]
+    enum Quotes {
+        None,
+        Single,
+        Double,
+    }
+    let (mut quotes, mut text, mut rest) = (Quotes::None, String::new(), command);
+    while let Some(next) = rest.chars().next() {
+        if let Some(behind) = rest.strip_prefix("{}") {
+            text.push_str(match quotes {
+                Quotes::None => "\"$1\"",
+                Quotes::Double => "$1",
+                Quotes::Single => "'\"$1\"'",
+            });
+            rest = behind;
+            continue;
+        }
+        let mut taken = next.len_utf8();
+        match (next, &quotes) {
+            ('\\', Quotes::None | Quotes::Double) => {
+                taken += rest[1..].chars().next().map_or(0, char::len_utf8)
+            }
+            ('\'', Quotes::None) => quotes = Quotes::Single,
+            ('\'', Quotes::Single) => quotes = Quotes::None,
+            ('"', Quotes::None) => quotes = Quotes::Double,
+            ('"', Quotes::Double) => quotes = Quotes::None,
+            _ => {}
+        }
+        text.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    text
 }
 
 /// Where what the jobs print goes: our stdout, or a command that makes one thing of it.
@@ -174,9 +233,33 @@ mod tests {
     }
 
     #[test]
-    fn one_word_is_the_shells_and_lines_are_quoted_for_it() {
-        assert_eq!(argv(&["wc {} | sort"], "it's $HOME")[2], r"wc 'it'\''s $HOME' | sort");
-        assert_eq!(argv(&["true"], ""), ["/bin/sh", "-c", "true ''"]);
+    fn one_word_is_the_shells_and_a_line_is_never_part_of_its_text() {
         assert_eq!(argv(&["true"], "x"), ["/bin/sh", "-c", "true x"]);
+        assert_eq!(argv(&["echo $((20 - {}))"], "7")[2], "echo $((20 - 7))");
+        let cases = [
+            ("wc {} | sort", r#"wc "$1" | sort"#),
+            (r#"echo "got {}" {}"#, r#"echo "got $1" "$1""#),
+            ("echo 'got {}'", r#"echo 'got '"$1"''"#),
+            (r#"echo \" {}"#, r#"echo \" "$1""#),
+            (r#"echo "\"{}" it\'s {}"#, r#"echo "\"$1" it\'s "$1""#),
+            ("true", r#"true "$1""#),
+        ];
+        for line in ["it's $HOME", "$(touch pwned)", "; touch pwned", "", "A=b", "a b"] {
+            for (command, want) in cases {
+                assert_eq!(argv(&[command], line), ["/bin/sh", "-c", want, "sh", line]);
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_lines_write_to_the_same_place() {
+        let jobs = |outputs: &[&str]| {
+            let job = |path: &&str| Job { outputs: vec![path.into()], ..Job::default() };
+            outputs.iter().map(job).collect::<Vec<_>>()
+        };
+        assert!(apart(&jobs(&["a", "b", "a-b", "ab", "c/a", "c/b"])).is_ok());
+        for outputs in [&["a", "a"][..], &["a", "b", "a/c"], &["a/b/c", "a-b", "a"]] {
+            assert!(apart(&jobs(outputs)).is_err(), "{outputs:?}");
+        }
     }
 }

@@ -40,26 +40,42 @@ pub fn job(needs: &Needs, argv: Vec<String>, cwd: &Path) -> Result<Job> {
         return Err(CliError::new("the current directory itself cannot be an output")
             .hint("Name files and directories in it."));
     }
+    for (index, output) in outputs.iter().enumerate() {
+        if let Some(other) = outputs[..index].iter().find(|other| overlap(output, other)) {
+            return Err(CliError::new(format!(
+                "the outputs {} and {} overlap",
+                other.display(),
+                output.display()
+            )));
+        }
+    }
+    if needs.input.iter().chain(&needs.output).any(|path| path.as_os_str().is_empty()) {
+        return Err(CliError::new("a path is empty").hint("The current directory is called `.`."));
+    }
     if argv[0].is_empty() {
         return Err(CliError::new("the command has no program"));
     }
     Ok(Job { argv, env, inputs: paths(&needs.input)?, outputs, uncached: needs.no_cache })
 }
 
-/// Prints what a job printed, and says which outputs it did not write.
-pub fn show(done: &Done, stdout: &mut dyn Write) -> Result<()> {
-    match stdout.write_all(&done.stdout).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            return Err(error).context("print the result");
-        }
-        _ => {}
-    }
+/// One is the other, or lies in it.
+pub fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+/// Prints what a job printed, and says which outputs it did not write. False if nobody reads any more.
+pub fn show(done: &Done, stdout: &mut dyn Write) -> Result<bool> {
+    let read = match stdout.write_all(&done.stdout).and_then(|()| stdout.flush()) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => false,
+        Err(error) => return Err(error).context("print the result"),
+    };
     // A stderr that is closed leaves nobody to tell.
     let _ = std::io::stderr().lock().write_all(&done.stderr);
     for path in done.missing.iter().filter(|_| done.code == 0) {
         eprintln!("dbuild: the command did not write {}", path.display());
     }
-    Ok(())
+    Ok(read)
 }
 
 /// The line at the end.

@@ -4,19 +4,23 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dbuild_intake::{Blob, BlobSource};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
+use dbuild_proto::reapi::google::protobuf::Duration;
 use dbuild_proto::{Digest, DigestFunction, Hasher};
 use prost::Message;
 use walkdir::WalkDir;
 
-use super::{Job, PATH};
+use super::{Job, PATH, STAGING};
 use crate::error::{CliError, Context, Result};
 
 const FUNCTION: DigestFunction = DigestFunction::Blake3;
+
+/// How long a job may run: what coordinators allow at most.
+const LONGEST_SECONDS: i64 = 24 * 3600;
 
 /// An action, and the blobs that a server needs for it.
 pub struct Described {
@@ -30,16 +34,14 @@ pub struct Described {
 /// An input that is not there, cannot be read, or is neither file, directory nor link; a name that is not UTF-8.
 pub fn describe(job: &Job, cwd: &Path) -> Result<Described> {
     let mut blobs = Vec::new();
-    let mut root = Dir::default();
-    for input in &job.inputs {
-        add(&mut root, cwd, input, &mut blobs)?;
-    }
+    let root = lay_out(job, cwd, &mut blobs)?;
     let root = root.seal(&mut blobs);
     let command = own(&command(job), &mut blobs);
     let action = re::Action {
         command_digest: Some(command.to_wire()),
         input_root_digest: Some(root.to_wire()),
         do_not_cache: job.uncached,
+        timeout: Some(Duration { seconds: LONGEST_SECONDS, nanos: 0 }),
         platform: Some(platform()),
         ..Default::default()
     };
@@ -130,50 +132,85 @@ impl Dir {
     }
 }
 
-/// Adds a file, or a directory with all that is below it. Links stay links, but for the input itself.
-fn add(root: &mut Dir, cwd: &Path, input: &Path, blobs: &mut Vec<Blob>) -> Result<()> {
-    let top = cwd.join(input);
-    fs_err::metadata(&top).context("read an input")?;
-    for entry in WalkDir::new(&top).follow_root_links(true) {
-        let entry = entry.context("read an input")?;
-        let path = entry.path().strip_prefix(cwd).unwrap_or(entry.path());
-        if path.to_str().is_none() {
-            return Err(CliError::new(format!(
-                "{} is not UTF-8, and inputs have only such names",
-                path.display()
-            )));
-        }
-        let kind = if entry.depth() == 0 {
-            fs_err::metadata(&top).context("read an input")?.file_type()
-        } else {
-            entry.file_type()
-        };
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
-        else {
-            continue;
-        };
-        if kind.is_dir() {
-            root.at(path);
-        } else if kind.is_symlink() {
-            let target = fs_err::read_link(entry.path()).context("read an input")?;
-            let target = target.to_str().filter(|target| !target.starts_with('/')).ok_or_else(|| {
-                CliError::new(format!(
-                    "{} is a link to {}, which is not on helpers",
-                    path.display(),
-                    target.display()
-                ))
-                .hint("Name what it leads to as an input, or make the link relative.")
-            })?;
-            root.at(parent).links.insert(name.to_owned(), target.to_owned());
-        } else if kind.is_file() {
-            let (digest, executable) = hash(&cwd.join(path)).context("read an input")?;
-            root.at(parent).files.insert(name.to_owned(), (digest, executable));
-            blobs.push(Blob { digest, source: BlobSource::File(cwd.join(path)) });
-        } else {
-            return Err(CliError::new(format!("{} is neither a file nor a directory", path.display())));
+/// What stands at a path below the current directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    Directory,
+    File,
+    Symlink(String),
+}
+
+/// The inputs with all that is below them, each once, parents first. Links stay links, but for an input itself.
+pub fn items(inputs: &[PathBuf], cwd: &Path) -> Result<BTreeMap<PathBuf, Item>> {
+    let mut items = BTreeMap::new();
+    for input in inputs {
+        let top = cwd.join(input);
+        fs_err::metadata(&top).context("read an input")?;
+        let own = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(STAGING.as_bytes());
+        let walk = WalkDir::new(&top).follow_root_links(true).into_iter();
+        for entry in walk.filter_entry(|entry| !own(entry.file_name())) {
+            let entry = entry.context("read an input")?;
+            let path = entry.path().strip_prefix(cwd).unwrap_or(entry.path());
+            if path.to_str().is_none() {
+                return Err(CliError::new(format!(
+                    "{} is not UTF-8, and inputs have only such names",
+                    path.display()
+                )));
+            }
+            let item = item(&entry, path)?;
+            // Who names a link as an input means what it leads to, whatever else it is found by.
+            if matches!(item, Item::Symlink(_)) && items.contains_key(path) {
+                continue;
+            }
+            items.insert(path.to_owned(), item);
         }
     }
-    Ok(())
+    Ok(items)
+}
+
+fn item(entry: &walkdir::DirEntry, path: &Path) -> Result<Item> {
+    let kind = match entry.depth() {
+        0 => fs_err::metadata(entry.path()).context("read an input")?.file_type(),
+        _ => entry.file_type(),
+    };
+    if kind.is_dir() {
+        return Ok(Item::Directory);
+    }
+    if kind.is_file() {
+        return Ok(Item::File);
+    }
+    if !kind.is_symlink() {
+        return Err(CliError::new(format!("{} is neither a file nor a directory", path.display())));
+    }
+    let target = fs_err::read_link(entry.path()).context("read an input")?;
+    match target.to_str().filter(|target| !target.starts_with('/')) {
+        Some(target) => Ok(Item::Symlink(target.to_owned())),
+        None => {
+            let error =
+                format!("{} is a link to {}, which is not on helpers", path.display(), target.display());
+            Err(CliError::new(error).hint("Name what it leads to as an input, or make the link relative."))
+        }
+    }
+}
+
+/// Lays the inputs out in a tree.
+fn lay_out(job: &Job, cwd: &Path, blobs: &mut Vec<Blob>) -> Result<Dir> {
+    let mut root = Dir::default();
+    for (path, item) in items(&job.inputs, cwd)? {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        let name = text(Path::new(name)).to_owned();
+        match item {
+            Item::Directory => drop(root.at(&path)),
+            Item::Symlink(target) => drop(root.at(parent).links.insert(name, target)),
+            Item::File => {
+                let path = cwd.join(&path);
+                let (digest, executable) = hash(&path).context("read an input")?;
+                root.at(parent).files.insert(name, (digest, executable));
+                blobs.push(Blob { digest, source: BlobSource::File(path) });
+            }
+        }
+    }
+    Ok(root)
 }
 
 fn hash(path: &Path) -> std::io::Result<(Digest, bool)> {
@@ -195,8 +232,6 @@ fn text(path: &Path) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     fn job(inputs: &[&str]) -> Job {

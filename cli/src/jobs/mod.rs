@@ -3,11 +3,12 @@
 //! A job runs in a directory that holds its inputs and nothing else, at the paths that they have below the current
 //! directory; programs and libraries are the helper's own. It sees the variables that it is given, and `PATH`. So the result
 //! depends on what is named, and is kept: the same job is answered from the pool's cache. Where there is no pool, or it
-//! fails, the job runs in the current directory, with the same variables.
+//! fails, the job runs here, in a directory of its own likewise.
 
 mod action;
 mod outputs;
 mod runner;
+mod staging;
 mod tally;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ use crate::error::{CliError, Result};
 
 /// The programs of a job are looked up here, wherever it runs, unless it brings a `PATH` of its own.
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Names of directories in the current one in which outputs wait for their places begin like this.
+const STAGING: &str = ".dbuild-job-";
 
 /// A command and what it needs.
 #[derive(Clone, Debug, Default)]

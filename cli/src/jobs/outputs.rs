@@ -29,14 +29,14 @@ struct Content {
     links: Vec<(PathBuf, String)>,
 }
 
-/// Brings the job's outputs, puts them in place of what was there, and names those that it did not write.
+/// Brings the job's outputs into the directory `to`.
 pub async fn bring(
     remote: &Remote,
     store: &Store,
     job: &Job,
-    cwd: &Path,
+    to: &Path,
     result: &re::ActionResult,
-) -> Result<Vec<PathBuf>, Fault> {
+) -> Result<(), Fault> {
     let mut trees = Vec::new();
     for directory in &result.output_directories {
         let digest = Digest::from_field(directory.tree_digest.as_ref()).map_err(bad)?;
@@ -47,8 +47,7 @@ pub async fn bring(
     let content = content(job, result, &trees)?;
     let digests: Vec<Digest> = content.files.iter().map(|(_, digest, _)| *digest).collect();
     remote.download(store, &digests).await?;
-    put(store, cwd, &content)?;
-    Ok(job.outputs.iter().filter(|path| !content.given.contains(path)).cloned().collect())
+    put(store, to, &content)
 }
 
 fn bad(error: impl std::fmt::Display) -> Fault {
@@ -119,35 +118,27 @@ fn walk(
     Ok(())
 }
 
-/// Puts what came in the place of what was there; where nothing came, nothing changes.
-fn put(store: &Store, cwd: &Path, content: &Content) -> Result<(), Fault> {
+fn put(store: &Store, to: &Path, content: &Content) -> Result<(), Fault> {
     let local = |error: std::io::Error| Fault::new(format!("failed to write an output: {error}"));
-    for output in &content.given {
-        let path = cwd.join(output);
-        match std::fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => fs_err::remove_dir_all(&path).map_err(local)?,
-            Ok(meta) if meta.is_file() || meta.is_symlink() => fs_err::remove_file(&path).map_err(local)?,
-            // A device, say: what is put there fails and says so.
-            _ => {}
-        }
-        if let Some(parent) = path.parent() {
-            fs_err::create_dir_all(parent).map_err(local)?;
-        }
+    for parent in content.given.iter().filter_map(|path| path.parent()) {
+        fs_err::create_dir_all(to.join(parent)).map_err(local)?;
     }
     for directory in &content.directories {
-        fs_err::create_dir_all(cwd.join(directory)).map_err(local)?;
-    }
-    for (path, target) in &content.links {
-        fs_err::os::unix::fs::symlink(target, cwd.join(path)).map_err(local)?;
+        fs_err::create_dir_all(to.join(directory)).map_err(local)?;
     }
     let ready = |(path, digest, executable): &(PathBuf, Digest, bool)| Ready {
-        path: cwd.join(path),
+        path: to.join(path),
         digest: *digest,
         executable: *executable,
         manner: Manner::Replace,
     };
     let files: Vec<Ready> = content.files.iter().map(ready).collect();
-    place(store, &files, umask()).map_err(|error| Fault::new(cache_fault(&error)))
+    place(store, &files, umask()).map_err(|error| Fault::new(cache_fault(&error)))?;
+    // Last, so that nothing is written through one.
+    for (path, target) in &content.links {
+        fs_err::os::unix::fs::symlink(target, to.join(path)).map_err(local)?;
+    }
+    Ok(())
 }
 
 fn umask() -> u32 {

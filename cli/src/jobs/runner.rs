@@ -1,15 +1,16 @@
 //! Where a job runs: on the pool, or here where there is none or it fails.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dbuild_cache::{Store, StoreConfig};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::{Digest, DigestFunction};
 use tokio::sync::Semaphore;
 
+use super::staging::Staging;
 use super::{Job, PATH, action, outputs};
 use crate::config::{Config, processors};
 use crate::error::{CliError, Context, EXIT_CANNOT_INVOKE, EXIT_NOT_FOUND, Result};
@@ -47,9 +48,12 @@ struct Inner {
     pool: Result<(Remote, Store), String>,
     /// Jobs that may run here at a time.
     here: Semaphore,
-    /// It was said once why jobs run here.
-    said: AtomicBool,
+    /// Why jobs ran here, as far as it was said.
+    said: Mutex<HashSet<String>>,
 }
+
+/// Reasons that are said.
+const MOST_REASONS: usize = 10;
 
 impl Runner {
     /// A runner in the current directory, over the pool at `url`. Needs a runtime.
@@ -63,15 +67,16 @@ impl Runner {
                 Ok((Remote::new(url).map_err(|fault| CliError::new(fault.message))?, store))
             }
         };
-        let session = format!("job-{}", std::process::id());
+        // What one shell or script submits is one build to the pool.
+        let session = format!("job-{}", std::os::unix::process::parent_id());
         let here = Semaphore::new(processors() as usize);
-        Ok(Runner(Arc::new(Inner { cwd, session, pool, here, said: AtomicBool::new(false) })))
+        Ok(Runner(Arc::new(Inner { cwd, session, pool, here, said: Mutex::default() })))
     }
 
-    /// Runs one job to its end. A fault of the pool's is said, once, and the job runs here.
+    /// Runs one job to its end. A fault of the pool's is said, and the job runs here.
     ///
     /// # Errors
-    /// Inputs that cannot be read; a program that cannot be started here.
+    /// Inputs that cannot be read, outputs that cannot be put in their places, a program that cannot be started here.
     pub async fn run(&self, job: &Job) -> Result<Done> {
         let (remote, store) = match &self.0.pool {
             Ok(pool) => pool,
@@ -83,52 +88,62 @@ impl Runner {
                 .await
                 .context("read the inputs")??
         };
+        let staging = Staging::new(job, &self.0.cwd)?;
         let ran = async {
             remote.ready(&self.0.session).await?;
             let purpose = Purpose { session: &self.0.session, expected: None };
             let response = remote.run_action(described.digest, &described.blobs, store, purpose).await?;
-            self.done(remote, store, job, response).await
+            self.done(remote, store, job, &staging, response).await
         };
         match ran.await {
-            Ok(done) => Ok(done),
+            Ok(done) => {
+                let missing = staging.deliver(job, &self.0.cwd)?;
+                Ok(Done { missing, ..done })
+            }
             Err(fault) => self.here(job, &fault.message).await,
         }
     }
 
+    /// What came of a job on the pool; its outputs are in `staging`.
     async fn done(
         &self,
         remote: &Remote,
         store: &Store,
         job: &Job,
+        staging: &Staging,
         response: re::ExecuteResponse,
     ) -> Result<Done, Fault> {
         let result = response.result.ok_or_else(|| Fault::new("the pool gave no result"))?;
-        let missing = outputs::bring(remote, store, job, &self.0.cwd, &result).await?;
+        outputs::bring(remote, store, job, staging.path(), &result).await?;
         let stdout = text(remote, store, result.stdout_raw, result.stdout_digest).await?;
         let stderr = text(remote, store, result.stderr_raw, result.stderr_digest).await?;
         let helper = result.execution_metadata.unwrap_or_default().worker;
         let place = if response.cached_result { Place::Cached } else { Place::Helper(helper) };
         // Codes above 255 are no process's.
         let code = u8::try_from(result.exit_code).unwrap_or(u8::MAX);
-        Ok(Done { code, stdout, stderr, missing, place })
+        Ok(Done { code, stdout, stderr, missing: Vec::new(), place })
     }
 
     async fn here(&self, job: &Job, why: &str) -> Result<Done> {
-        if !self.0.said.swap(true, Ordering::Relaxed) {
-            eprintln!("dbuild: {why}; jobs run here");
-        }
+        self.say(why);
         let _slot = self.0.here.acquire().await.context("wait for a slot")?;
-        // As it would find them on a helper (REAPI, `Command.output_paths`).
-        for parent in job.outputs.iter().filter_map(|output| output.parent()) {
-            fs_err::create_dir_all(self.0.cwd.join(parent)).context("make an output's directory")?;
-        }
+        let cwd = &self.0.cwd;
+        let staging = {
+            let (job, cwd) = (job.clone(), cwd.clone());
+            let furnished = tokio::task::spawn_blocking(move || {
+                let staging = Staging::new(&job, &cwd)?;
+                staging.furnish(&job, &cwd)?;
+                Ok::<_, CliError>(staging)
+            });
+            furnished.await.context("copy the inputs")??
+        };
         let program = &job.argv[0];
         let output = tokio::process::Command::new(program)
             .args(&job.argv[1..])
             .env_clear()
             .env("PATH", PATH)
             .envs(&job.env)
-            .current_dir(&self.0.cwd)
+            .current_dir(staging.path())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -140,8 +155,16 @@ impl Runner {
         let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
         let code = output.status.code().or(signal.map(|signal| 128 + signal)).unwrap_or(1);
         let code = u8::try_from(code).unwrap_or(u8::MAX);
-        let missing = job.outputs.iter().filter(|path| !self.0.cwd.join(path).exists()).cloned().collect();
+        let missing = staging.deliver(job, cwd)?;
         Ok(Done { code, stdout: output.stdout, stderr: output.stderr, missing, place: Place::Here })
+    }
+
+    /// Says why jobs run here, each reason once.
+    fn say(&self, why: &str) {
+        let mut said = self.0.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if said.len() < MOST_REASONS && said.insert(why.to_owned()) {
+            eprintln!("dbuild: {why}; jobs run here");
+        }
     }
 }
 

@@ -25,6 +25,14 @@ impl Tally {
     }
 }
 
+impl Tally {
+    /// One more that could not be run.
+    pub fn add_failed(&mut self) {
+        self.here += 1;
+        self.failed += 1;
+    }
+}
+
 impl fmt::Display for Tally {
     /// `20 jobs: 3 from the pool's cache, 17 on helpers (mars 9, venus 8), 0 here; 1 failed`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

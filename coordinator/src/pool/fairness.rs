@@ -29,13 +29,15 @@ struct Bench {
     running: BTreeMap<LeaseId, (HelperId, TaskId)>,
     /// Names in the order of their leases.
     order: Vec<&'static str>,
+    /// What the next task asks of its helper.
+    properties: Properties,
 }
 
 impl Bench {
     fn with(helpers: &[(u64, u32)]) -> Bench {
         let (names, running, order) = (HashMap::new(), BTreeMap::new(), Vec::new());
-        let mut bench =
-            Bench { pool: Pool::new(LIMITS), now: Time::ZERO, submitted: 0, names, running, order };
+        let (pool, properties) = (Pool::new(LIMITS), Properties::new());
+        let mut bench = Bench { pool, now: Time::ZERO, submitted: 0, names, running, order, properties };
         for (helper, slots) in helpers {
             let (helper, name) = (HelperId(*helper), format!("h{helper}").into());
             bench.step("", Event::Attach { helper, name, slots: *slots, properties: Properties::new() });
@@ -68,7 +70,7 @@ impl Bench {
                 owner: Owner { user: owner.0.into(), build: owner.1.into() },
                 priority,
                 expected: (expected_ms > 0).then(|| Duration::from_millis(expected_ms)),
-                properties: Properties::new(),
+                properties: self.properties.clone(),
                 timeout: Duration::from_secs(1),
             }),
         );
@@ -175,6 +177,49 @@ fn who_was_away_comes_back_at_the_level_of_the_others() {
     let served = bench.run(20, 100);
     let bobs = served.iter().filter(|name| **name == "bob").count();
     assert!((10..=11).contains(&bobs), "ten seconds of absence are no credit: {served:?}");
+}
+
+#[test]
+fn who_expects_too_much_gains_nothing() {
+    let mut bench = Bench::with(&[(1, 10)]);
+    // Ann says a day and means a tenth of a second; Bob comes when all slots are hers.
+    for _ in 0..200 {
+        bench.submit("ann", ("ann", "1"), 0, 86_400_000);
+    }
+    for _ in 0..200 {
+        bench.submit("bob", ("bob", "1"), 0, 100);
+    }
+    let served = bench.run(60, 10);
+    let bobs = served.iter().filter(|name| **name == "bob").count();
+    assert!(bobs >= 25, "{bobs}: {served:?}");
+}
+
+#[test]
+fn waiting_for_one_kind_of_helper_is_no_claim_on_another() {
+    let mut bench = Bench::with(&[(1, 1)]);
+    let arm = Properties::from([("ISA".to_owned(), "arm".to_owned())]);
+    let name = "arm".into();
+    bench.step("", Event::Attach { helper: HelperId(2), name, slots: 1, properties: arm.clone() });
+    let on_arm = |bench: &mut Bench| {
+        bench.properties = arm.clone();
+        bench.submit("bob, arm", ("bob", "1"), 0, 100);
+        bench.properties = Properties::new();
+    };
+    // One runs there for ever, one waits.
+    on_arm(&mut bench);
+    on_arm(&mut bench);
+    let stuck = bench.running.iter().find(|(_, (helper, _))| helper.0 == 2).map(|(lease, _)| *lease);
+    bench.running.remove(&stuck.expect("it runs"));
+    for _ in 0..300 {
+        bench.submit("ann", ("ann", "1"), 0, 100);
+    }
+    bench.run(100, 100);
+    for _ in 0..100 {
+        bench.submit("bob", ("bob", "1"), 0, 100);
+    }
+    let served = bench.run(20, 100);
+    let bobs = served.iter().filter(|name| **name == "bob").count();
+    assert!((9..=12).contains(&bobs), "{served:?}");
 }
 
 #[test]

@@ -218,8 +218,9 @@ impl<R> Pool<R> {
                 let before = running.standing();
                 running.request.priority = request.priority;
                 if running.lease.is_none() {
-                    self.queue.remove(&running.class, &before, task);
+                    // In this order: the lane must not go, because it knows since when nobody can run the task.
                     self.queue.push(running.class.clone(), &running.standing(), task);
+                    self.queue.remove(&running.class, &before, task);
                 }
             }
             self.effects.push(Effect::Accepted { task, merged: true });
@@ -262,8 +263,8 @@ impl<R> Pool<R> {
         task.queued_at = now;
         task.lease = None;
         let stranded = !self.roster.any_matches(&task.class.properties);
-        self.shares.enter(&task.request.owner);
-        let lane = self.queue.push(task.class.clone(), &task.standing(), id);
+        let (lane, first) = self.queue.push(task.class.clone(), &task.standing(), id);
+        self.shares.enter(&task.request.owner, first);
         if stranded {
             lane.stranded_since.get_or_insert(now);
             self.deadlines.insert((now + self.limits.helper_wait, Deadline::Stranded(id)));

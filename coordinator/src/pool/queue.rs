@@ -80,13 +80,14 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Adds a task and gives its lane.
-    pub fn push(&mut self, class: Arc<Class>, standing: &Standing, task: TaskId) -> &mut Lane {
+    /// Adds a task; gives its lane, and whether it is the first of its build there.
+    pub fn push(&mut self, class: Arc<Class>, standing: &Standing, task: TaskId) -> (&mut Lane, bool) {
         let lane = self.lanes.entry(class).or_default();
         let line = lane.lines.entry(standing.owner.clone()).or_default();
+        let first = line.arrivals.is_empty();
         line.arrivals.insert((standing.priority, task), standing.since);
         line.longest.insert((standing.priority, Reverse(standing.length), task));
-        lane
+        (lane, first)
     }
 
     /// Takes a task out, and its line and lane with it if it was the last one there. False if it did not wait.

@@ -113,6 +113,14 @@ fn the_queue_serves_by_priority_then_arrival() {
 }
 
 #[test]
+fn a_task_that_is_hastened_is_told_as_well_that_there_is_no_helper() {
+    let mut pool = pool();
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(1), Event::Submit(Request { priority: -1, ..request("a") }));
+    assert_eq!(pool.step(at(5), Event::Tick), [answer(1, Outcome::NoHelper)]);
+}
+
+#[test]
 fn a_full_pool_declines() {
     let mut pool = pool();
     for content in ["a", "b", "c", "d"] {

@@ -2,11 +2,12 @@
 //! of one user.
 //!
 //! Everybody has a *tag*, in microseconds of helper time: what they were served, weighted. The lowest tag is served next. Who has
-//! nothing waiting collects no claims: they come back at the level of those that are being served. When nobody waits, all are
-//! even. A task is charged when it is leased, with what it is expected to take, and corrected when its lease ends.
+//! nothing waiting for some kind of helper collects no claims on it: they come back at the level of those that are being served.
+//! When nobody waits, all are even. A task is charged when it is leased, with what it is expected to take, and corrected when its lease ends.
 //!
 //! The bound: of two users who both always have something waiting, neither was served more than the other by more than
-//! the pool's slots and one, times the longest lease (weights taken into account). It knows no tasks.
+//! the pool's slots and one, times the longest lease or what may be charged for one at first (weights taken into account). It
+//! knows no tasks. Who asks under ever new names is served as ever new users: names are not proven.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use std::time::Duration;
 
 use super::event::Owner;
 
-/// What a task of unknown length is charged with at first.
+/// What a task of unknown length is charged with at first, and the most that one is: nobody proves what is expected.
 const UNKNOWN: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(30);
 
 /// Above normal, normal, below normal: a task's charge is divided by it. REAPI's smaller priorities are the sooner ones.
 fn weight(priority: i32) -> (u64, u64) {
@@ -48,6 +50,8 @@ struct Level {
     waiting: usize,
     /// The tag of who was served last.
     now: u64,
+    /// With more members than this, those that have nothing are looked for.
+    sweep_at: usize,
 }
 
 #[derive(Debug, Default)]
@@ -59,13 +63,13 @@ struct Member {
 
 impl Level {
     fn new(epoch: Epoch) -> Level {
-        Level { epoch, members: HashMap::new(), waiting: 0, now: 0 }
+        Level { epoch, members: HashMap::new(), waiting: 0, now: 0, sweep_at: MANY }
     }
 
-    fn enter(&mut self, name: &Arc<str>) {
+    fn enter(&mut self, name: &Arc<str>, first: bool) {
         let now = self.now;
         let member = self.members.entry(name.clone()).or_default();
-        if member.waiting == 0 {
+        if first || member.waiting == 0 {
             member.tag = member.tag.max(now);
         }
         member.waiting += 1;
@@ -80,9 +84,12 @@ impl Level {
             member.waiting -= 1;
             self.waiting -= 1;
         }
-        let now = self.now;
-        if self.members.len() > MANY {
-            self.members.retain(|_, member| member.waiting > 0 || member.tag > now);
+        if self.members.len() > self.sweep_at {
+            let now = self.now;
+            // Beyond the bound nobody's debt is remembered.
+            let debts = self.members.len() <= BOUND;
+            self.members.retain(|_, member| member.waiting > 0 || (debts && member.tag > now));
+            self.sweep_at = MANY.max(self.members.len() * 2);
         }
     }
 
@@ -104,8 +111,10 @@ impl Level {
     }
 }
 
-/// Members that have nothing are looked for when there are more than this.
+/// Members that have nothing are first looked for when there are more than this.
 const MANY: usize = 64;
+/// Members that have nothing waiting and are remembered, at most.
+const BOUND: usize = 4096;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -128,15 +137,15 @@ impl Shares {
         Epoch(self.epochs)
     }
 
-    /// A task of the owner's waits.
-    pub fn enter(&mut self, owner: &Owner) {
-        self.users.enter(&owner.user);
+    /// A task of the owner's waits; `first`: none of them waited for such a helper.
+    pub fn enter(&mut self, owner: &Owner, first: bool) {
+        self.users.enter(&owner.user, first);
         if !self.builds.contains_key(&owner.user) {
             let epoch = self.epoch();
             self.builds.insert(owner.user.clone(), Level::new(epoch));
         }
         if let Some(builds) = self.builds.get_mut(&owner.user) {
-            builds.enter(&owner.build);
+            builds.enter(&owner.build, first);
         }
     }
 
@@ -162,7 +171,7 @@ impl Shares {
 
     /// A slot is given to a task of the owner's, which waits until now.
     pub fn charge(&mut self, owner: &Owner, priority: i32, expected: Option<Duration>) -> Charge {
-        let time = weighted(expected.unwrap_or(UNKNOWN), priority);
+        let time = weighted(expected.unwrap_or(UNKNOWN).min(MOST), priority);
         self.users.charge(&owner.user, time);
         let builds = self.builds.get_mut(&owner.user).map(|builds| {
             builds.charge(&owner.build, time);
