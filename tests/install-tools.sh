@@ -12,9 +12,15 @@ for pair in $tools; do
 done
 # A compiler without the C library's headers cannot build anything.
 [ -e /usr/include/stdio.h ] || packages="$packages libc6-dev"
-[ -n "$packages" ] || exit 0
+
+# What clang links with for coverage is a package of its own, which clang only recommends.
+has_runtime() {
+    ls "$(clang -print-resource-dir)"/lib/*/libclang_rt.profile* >/dev/null 2>&1
+}
+[ -n "$packages" ] || ! has_runtime || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
+    [ -n "$packages" ] || exit 0
     echo "install-tools.sh: this is not Debian or Ubuntu; please install the equivalents of:$packages" >&2
     exit 1
 fi
@@ -23,14 +29,23 @@ if [ "$(id -u)" = 0 ]; then
 elif command -v sudo >/dev/null 2>&1; then
     as_root="sudo"
 else
+    [ -n "$packages" ] || exit 0
     echo "install-tools.sh: not root and no sudo; please install:$packages" >&2
     exit 1
 fi
-echo "installing:$packages"
 export DEBIAN_FRONTEND=noninteractive
+
 # Package lists may be missing (a fresh container) or old; they are fetched only if installing does not work at once.
-# shellcheck disable=SC2086  # words on purpose
-$as_root apt-get install -y --no-install-recommends $packages >/dev/null 2>&1 || {
-    $as_root apt-get update -q
-    $as_root apt-get install -y --no-install-recommends $packages
+install() {
+    echo "installing: $*"
+    $as_root apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1 || {
+        $as_root apt-get update -q
+        $as_root apt-get install -y --no-install-recommends "$@"
+    }
 }
+
+# shellcheck disable=SC2086  # words on purpose
+[ -z "$packages" ] || install $packages
+# Without it a row of the table is skipped, and says so.
+has_runtime || install "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev" ||
+    echo "install-tools.sh: clang has no profile runtime" >&2

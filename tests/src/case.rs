@@ -45,7 +45,8 @@ pub struct Row {
     /// Both, unless given.
     #[serde(default = "both")]
     pub families: Vec<Family>,
-    /// Programs, or `mount` for the right to mount, or `cc1obj` for gcc's Objective-C.
+    /// Programs, or `mount` for the right to mount, `cc1obj` for gcc's Objective-C, or `profile-runtime` for
+    /// what clang links with for coverage.
     #[serde(default)]
     pub needs: Vec<String>,
     #[serde(default)]

@@ -67,7 +67,7 @@ impl Bench {
 
     /// Runs a row; `index` makes its directory its own.
     pub fn row(&mut self, row: &Row, index: usize, skips: &Skips) -> Vec<Failure> {
-        if let Some(missing) = missing_need(row) {
+        if let Some(missing) = missing_need(row, self.family) {
             skips.skip(&row.name, missing);
             return Vec::new();
         }
@@ -194,12 +194,23 @@ fn file_clock(dir: &Path) -> SystemTime {
     std::fs::metadata(&file).unwrap().modified().unwrap()
 }
 
-fn missing_need(row: &Row) -> Option<&str> {
+fn missing_need(row: &Row, family: Family) -> Option<&str> {
     row.needs.iter().map(String::as_str).find_map(|need| match need {
         "mount" => (!can_mount()).then_some("this process may not mount"),
+        "profile-runtime" => (family == Family::Clang && !has_profile_runtime())
+            .then_some("clang's profile runtime is not installed"),
         "cc1obj" => (!has_cc1obj()).then_some("gcc has no Objective-C here"),
         tool => (!have(tool)).then_some("a program that it needs is not installed"),
     })
+}
+
+/// What clang links with for `--coverage`: Debian has it in a package of its own (libclang-rt-…-dev).
+fn has_profile_runtime() -> bool {
+    let output = std::process::Command::new("clang").arg("-print-resource-dir").output();
+    let Ok(output) = output else { return false };
+    let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).join("lib");
+    let files = walkdir::WalkDir::new(directory).into_iter().flatten();
+    files.into_iter().any(|file| file.file_name().to_string_lossy().starts_with("libclang_rt.profile"))
 }
 
 fn has_cc1obj() -> bool {
