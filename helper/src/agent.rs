@@ -10,7 +10,7 @@ use dbuild_proto::pool::lease_result::Outcome;
 use dbuild_proto::pool::{Announcement, Fault, Lease, fault, pool_client::PoolClient};
 use dbuild_proto::pool::{FromHelper, Hello, LeaseResult, State, ToHelper, from_helper, to_helper};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
-use dbuild_proto::{MAX_MESSAGE, PROTOCOL};
+use dbuild_proto::{MAX_MESSAGE, PROTOCOL, isa};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
@@ -156,8 +156,7 @@ impl Agent<'_> {
     }
 
     fn hello(&self) -> Hello {
-        let isa = if cfg!(target_arch = "x86_64") { "x86-64" } else { std::env::consts::ARCH };
-        let properties = BTreeMap::from([("OSFamily", "linux"), ("ISA", isa)]);
+        let properties = BTreeMap::from([("OSFamily", "linux"), ("ISA", isa())]);
         Hello {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::protobuf;
-use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT, PROPERTY_JOBSERVER};
+use dbuild_proto::{Digest, PROPERTY_INPUT_ROOT, PROPERTY_JOBSERVER, isa};
 use prost::Message as _;
 
 use crate::error::IntakeError;
@@ -224,12 +224,8 @@ fn command(request: &ActionRequest, cwd: &Path, outputs: Vec<String>) -> Result<
 
 /// Properties in the order of their names, as the API wants them. Names and values: REAPI `platform.md`.
 fn platform(jobserver: Option<&str>) -> re::Platform {
-    let isa = match std::env::consts::ARCH {
-        "x86_64" => "x86-64",
-        "aarch64" => "arm-a64",
-        other => other,
-    };
-    let mut properties = BTreeSet::from([("ISA", isa), ("OSFamily", "linux"), (PROPERTY_INPUT_ROOT, "true")]);
+    let mut properties =
+        BTreeSet::from([("ISA", isa()), ("OSFamily", "linux"), (PROPERTY_INPUT_ROOT, "true")]);
     properties.extend(jobserver.map(|variable| (PROPERTY_JOBSERVER, variable)));
     let property =
         |(name, value): (&str, &str)| re::platform::Property { name: name.into(), value: value.into() };

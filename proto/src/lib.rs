@@ -21,6 +21,15 @@ pub const MAX_BATCH: usize = 4 * 1024 * 1024;
 /// (Buildbarn's `chroot_into_input_root`). Any other action sees the helper's own file system read-only.
 pub const PROPERTY_INPUT_ROOT: &str = "dbuild-input-root-is-root";
 
+/// The processor of this machine as platforms name it (REAPI `platform.md`, `ISA`).
+pub fn isa() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "x86-64",
+        "aarch64" => "arm-a64",
+        other => other,
+    }
+}
+
 /// Platform property by which a client asks for a jobserver (GNU make's manual, "POSIX Jobserver Interaction"). Its value is the
 /// name of the variable that tells the action of it; a helper that does not know the property runs the action without.
 pub const PROPERTY_JOBSERVER: &str = "dbuild-jobserver";

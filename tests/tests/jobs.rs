@@ -7,7 +7,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use dbuild_tests::{TestCluster, dbuild};
+use dbuild_tests::{TestCluster, dbuild, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A user's directory, and the pool that they use.
 struct Desk<'a> {
@@ -243,4 +244,25 @@ fn a_list_is_mapped_in_order_and_reduced() {
     let said = desk.run_with(&["map", "--", "printf '<%s>' {} \"{}\" ; echo '{}'; ls"], lines);
     let want = "<$(touch pwned)><$(touch pwned)>$(touch pwned)\n<; touch pwned><; touch pwned>; touch pwned\n<><>\n<  a  b\r><  a  b\r>  a  b\r\n";
     assert_eq!((said.code, said.out.as_str()), (0, want), "{}", said.err);
+}
+
+/// What waits for its place goes with the command.
+#[test]
+fn an_interrupted_job_leaves_nothing() {
+    let desk = Desk::new(None);
+    let mut command = Command::new(dbuild());
+    command.args(["submit", "--output", "out", "--", "sh", "-c", "echo $$ > out; exec sleep 1000"]);
+    command.env_clear().current_dir(desk.path()).stdin(Stdio::null()).stderr(Stdio::null());
+    command.env("HOME", desk.path()).env("DBUILD_DATA_DIR", desk.path().join(".data"));
+    let mut child = command.spawn().unwrap();
+    let staged = || {
+        let mut entries = std::fs::read_dir(desk.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.find_map(|path| std::fs::read_to_string(path.join("out")).ok())
+    };
+    wait_until("the job runs", || staged().is_some_and(|text| text.ends_with('\n')));
+    let job = Path::new("/proc").join(staged().unwrap().trim());
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(staged().is_none() && !desk.path().join("out").exists());
+    wait_until("the job's process is gone", || !job.exists());
 }

@@ -38,7 +38,7 @@ fn go(args: &Map, config: &Config) -> Result<ExitCode> {
     apart(&jobs)?;
     let url = super::up::coordinator_of(config);
     let mut sink = Sink::open(args.reduce.as_deref())?;
-    let (failed, tally) = super::server_runtime()?.block_on(async {
+    let (failed, tally) = super::server_runtime()?.block_on(super::unless_stopped(async {
         let width = match (args.jobs, &url) {
             (Some(jobs), _) => jobs,
             (None, Some(url)) => width(url).await,
@@ -70,7 +70,7 @@ fn go(args: &Map, config: &Config) -> Result<ExitCode> {
             }
         }
         Ok::<_, CliError>((failed, tally))
-    })?;
+    }))?;
     let reduced = sink.close()?;
     submit::say(&tally, config);
     Ok(match failed {

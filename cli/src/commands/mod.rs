@@ -19,7 +19,10 @@ use std::process::ExitCode;
 
 use crate::args::Command;
 use crate::config::Config;
-use crate::error::{Context, Result};
+use crate::error::{CliError, Context, Result};
+
+/// As a shell says of what SIGINT ended.
+const EXIT_INTERRUPTED: u8 = 130;
 
 /// Runs one command.
 pub fn dispatch(command: Command) -> Result<ExitCode> {
@@ -66,6 +69,14 @@ fn print(text: &str) -> Result<()> {
             Err(error).context("print the result")
         }
         _ => Ok(()),
+    }
+}
+
+/// Does the work unless the process is asked to stop: what it made for a time goes with it.
+async fn unless_stopped<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = asked_to_stop() => Err(CliError::new("interrupted").code(EXIT_INTERRUPTED)),
     }
 }
 

@@ -15,7 +15,8 @@ pub fn run(args: Submit, config: &Config) -> Result<ExitCode> {
     let job = job(&args.needs, args.command, &cwd)?;
     let url = super::up::coordinator_of(config);
     super::server_runtime()?.block_on(async {
-        let done = Runner::new(config, url.as_deref())?.run(&job).await?;
+        let runner = Runner::new(config, url.as_deref())?;
+        let done = super::unless_stopped(runner.run(&job)).await?;
         show(&done, &mut std::io::stdout().lock())?;
         let mut tally = Tally::default();
         tally.add(&done.place, done.code);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use dbuild_intake::{Blob, BlobSource};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::protobuf::Duration;
-use dbuild_proto::{Digest, DigestFunction, Hasher};
+use dbuild_proto::{Digest, DigestFunction, Hasher, isa};
 use prost::Message;
 use walkdir::WalkDir;
 
@@ -69,14 +69,9 @@ fn command(job: &Job) -> re::Command {
 
 /// A job needs a machine of this kind (REAPI `platform.md`): its programs are the helper's.
 fn platform() -> re::Platform {
-    let isa = match std::env::consts::ARCH {
-        "x86_64" => "x86-64",
-        "aarch64" => "arm-a64",
-        other => other,
-    };
     let property =
         |(name, value): (&str, &str)| re::platform::Property { name: name.into(), value: value.into() };
-    re::Platform { properties: [("ISA", isa), ("OSFamily", "linux")].map(property).to_vec() }
+    re::Platform { properties: [("ISA", isa()), ("OSFamily", "linux")].map(property).to_vec() }
 }
 
 fn own(message: &impl Message, blobs: &mut Vec<Blob>) -> Digest {
@@ -145,11 +140,10 @@ pub fn items(inputs: &[PathBuf], cwd: &Path) -> Result<BTreeMap<PathBuf, Item>> 
     let mut items = BTreeMap::new();
     for input in inputs {
         let top = cwd.join(input);
-        fs_err::metadata(&top).context("read an input")?;
         let own = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(STAGING.as_bytes());
         let walk = WalkDir::new(&top).follow_root_links(true).into_iter();
         for entry in walk.filter_entry(|entry| !own(entry.file_name())) {
-            let entry = entry.context("read an input")?;
+            let entry = entry.map_err(|error| unread(error.path().unwrap_or(&top), &error))?;
             let path = entry.path().strip_prefix(cwd).unwrap_or(entry.path());
             if path.to_str().is_none() {
                 return Err(CliError::new(format!(
@@ -168,9 +162,13 @@ pub fn items(inputs: &[PathBuf], cwd: &Path) -> Result<BTreeMap<PathBuf, Item>> 
     Ok(items)
 }
 
+fn unread(path: &Path, error: &dyn std::fmt::Display) -> CliError {
+    CliError::new(format!("failed to read the input {}: {error}", path.display()))
+}
+
 fn item(entry: &walkdir::DirEntry, path: &Path) -> Result<Item> {
     let kind = match entry.depth() {
-        0 => fs_err::metadata(entry.path()).context("read an input")?.file_type(),
+        0 => std::fs::metadata(entry.path()).map_err(|error| unread(entry.path(), &error))?.file_type(),
         _ => entry.file_type(),
     };
     if kind.is_dir() {
