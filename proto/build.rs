@@ -1,7 +1,7 @@
 //! Compiles our own `.proto` files with protox, so that no `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/pool.proto", "proto/record.proto"];
+    let files = ["proto/pool.proto", "proto/record.proto", "proto/supervisor.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

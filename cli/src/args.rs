@@ -44,8 +44,8 @@ pub enum Command {
     Down,
     /// Counters of this user's initiator and cache
     Stats(Stats),
-    /// The pool: who is on, what they report
-    Helpers(Json),
+    /// The pool: who is on, what they report; take helpers out of it and back in
+    Helpers(Helpers),
     /// Look at or empty this user's cache
     #[command(subcommand)]
     Cache(Cache),
@@ -58,6 +58,9 @@ pub enum Command {
     /// The background process behind the builds of one user
     #[command(hide = true)]
     Initiator,
+    /// The process of a helper that runs actions, for its supervisor
+    #[command(hide = true)]
+    HelperWorker(Serve),
     /// Becomes an action inside its sandbox
     #[command(hide = true)]
     SandboxExec,
@@ -96,16 +99,42 @@ pub enum DigestFunction {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Helper {
+    #[command(flatten)]
+    pub serve: Option<Serve>,
+    #[command(subcommand)]
+    pub owner: Option<Owner>,
+}
+
+/// What the owner of a machine tells the helper on it.
+#[derive(Debug, Subcommand)]
+pub enum Owner {
+    /// Let the helper on this machine take no more work; what runs is finished
+    Pause(At),
+    /// Let it work again
+    Resume(At),
+}
+
+#[derive(Debug, Args)]
+pub struct At {
+    /// Directory of the helper's store
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+/// A helper, from its start to its end.
+#[derive(Debug, Args)]
+pub struct Serve {
     /// URL of the coordinator, for example http://10.0.0.1:8980
     #[arg(long, value_name = "URL")]
     pub coordinator: String,
     /// Name in the pool (default: the host's name)
     #[arg(long)]
     pub name: Option<String>,
-    /// Actions at a time (default: the number of processors)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub slots: Option<u32>,
+    /// Actions at a time: a number, a share of the processors such as 50%, or auto: one for each processor
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_slots)]
+    pub slots: Slots,
     /// Directory of the helper's store
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
@@ -115,6 +144,65 @@ pub struct Helper {
     /// `auto` runs actions in namespaces without network; `none` trusts them
     #[arg(long, value_enum, default_value = "auto")]
     pub sandbox: Sandbox,
+    /// Whose the machine is: `dedicated` to helping, `proportional` (others first, the rest helps), `idle` (only while nobody
+    /// else uses it)
+    #[arg(long, value_enum, default_value = "dedicated")]
+    pub mode: Mode,
+    /// How long running actions may go on when somebody else needs the machine; then they are handed back
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub grace: u64,
+    /// How long nobody must have needed it before the helper works again
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub cool_off: u64,
+    /// How its state gets to the coordinator: `shared` on the connection of its work, `separate` on one of its own
+    #[arg(long, value_enum, default_value = "shared")]
+    pub state: StateBy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    Dedicated,
+    Proportional,
+    Idle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StateBy {
+    Shared,
+    Separate,
+}
+
+/// How many actions at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slots {
+    Number(u32),
+    /// Of the processors, in percent.
+    Share(u32),
+}
+
+impl Slots {
+    /// On a machine with so many processors.
+    pub fn of(self, processors: u32) -> u32 {
+        match self {
+            Slots::Number(slots) => slots,
+            Slots::Share(percent) => (processors * percent / 100).max(1),
+        }
+    }
+}
+
+/// The most slots that a helper may have.
+const MAX_SLOTS: u32 = 4096;
+
+fn parse_slots(text: &str) -> Result<Slots, String> {
+    let number = |text: &str, most: u32| text.parse().ok().filter(|number| (1..=most).contains(number));
+    let slots = match (text, text.strip_suffix('%')) {
+        ("auto", _) => Some(Slots::Share(100)),
+        (_, Some(share)) => number(share, 1000).map(Slots::Share),
+        _ => number(text, MAX_SLOTS).map(Slots::Number),
+    };
+    slots.ok_or_else(|| {
+        format!("{text:?} is not a number from 1 to {MAX_SLOTS}, a share such as 50%, or auto")
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -185,6 +273,23 @@ pub struct Stats {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Helpers {
+    #[command(flatten)]
+    pub json: Json,
+    #[command(subcommand)]
+    pub change: Option<ChangeHelper>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ChangeHelper {
+    /// Give a helper no more work; what it runs is finished
+    Drain { name: String },
+    /// Give it work again
+    Resume { name: String },
+}
+
+#[derive(Debug, Args)]
 pub struct Json {
     /// One JSON object
     #[arg(long)]
@@ -251,6 +356,35 @@ mod tests {
         for bad in ["", "G", "1.5G", "-1", "99999999999T", "1X"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn slots() {
+        assert_eq!(parse_slots("7"), Ok(Slots::Number(7)));
+        assert_eq!(parse_slots("auto").map(|slots| slots.of(6)), Ok(6));
+        assert_eq!(parse_slots("50%").map(|slots| slots.of(6)), Ok(3));
+        assert_eq!(parse_slots("10%").map(|slots| slots.of(2)), Ok(1));
+        for bad in ["", "0", "0%", "%", "4097", "-1", "two", "1.5"] {
+            assert!(parse_slots(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_helper_is_told_to_pause_without_what_it_needs_to_start() {
+        let argv = |words: &str| words.split(' ').map(OsString::from).collect();
+        match parse(argv("dbuild helper pause --data d")) {
+            Ok(Command::Helper(Helper { owner: Some(Owner::Pause(at)), .. })) => {
+                assert_eq!(at.data, PathBuf::from("d"))
+            }
+            other => panic!("{other:?}"),
+        }
+        match parse(argv("dbuild helper --coordinator http://a:1 --data d --slots 50%")) {
+            Ok(Command::Helper(Helper { serve: Some(serve), owner: None })) => {
+                assert_eq!(serve.slots, Slots::Share(50))
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(parse(argv("dbuild helper --data d")).is_err());
     }
 
     #[test]

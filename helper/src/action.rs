@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use dbuild_cache::{Store, StoreConfig};
@@ -56,6 +57,8 @@ struct Shared {
     /// One permit per slot, taken while a directory is removed.
     removals: Arc<Semaphore>,
     slots: u32,
+    /// Processor time of the actions that have ended, in microseconds.
+    cpu_us: AtomicU64,
     /// Held as long as the helper runs.
     _lock: OwnedFd,
 }
@@ -109,6 +112,7 @@ impl Worker {
             jobservers: Jobservers::new(config.slots),
             removals: Arc::new(Semaphore::new(config.slots.max(1) as usize)),
             slots: config.slots.max(1),
+            cpu_us: AtomicU64::new(0),
             _lock: lock,
         };
         Ok(Worker { shared: Arc::new(shared) })
@@ -117,6 +121,21 @@ impl Worker {
     /// A directory on the file system that the helper fills.
     pub fn data_dir(&self) -> &Path {
         &self.shared.data_dir
+    }
+
+    /// Processor time of all actions that have ended, in microseconds.
+    pub fn cpu_us(&self) -> u64 {
+        self.shared.cpu_us.load(Relaxed)
+    }
+
+    /// Bytes that are kept, blobs and trees: an estimate that costs nothing.
+    pub fn store_bytes(&self) -> u64 {
+        self.shared.fetcher.store().counters().disk_bytes.saturating_add(self.shared.trees.bytes())
+    }
+
+    /// The trees that are kept; see `State.trees` of the pool protocol.
+    pub fn trees(&self) -> Vec<String> {
+        self.shared.trees.names()
     }
 
     /// Waits until no directory of an action is left.
@@ -194,6 +213,10 @@ impl Shared {
             Ok(())
         });
         let (ran, _) = tokio::join!(ran, telling);
+        if let Ok(finished) = &ran {
+            let spent = finished.report.user_us.saturating_add(finished.report.system_us);
+            self.cpu_us.fetch_add(spent, Relaxed);
+        }
         // The mounts are gone with the action: the trees may go too.
         staged.trees.clear();
         // Where nothing is mounted an action may have changed what is kept; and one that was ended by force may, if

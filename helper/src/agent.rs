@@ -1,26 +1,30 @@
-//! Keeps the stream to the coordinator: says hello, reports state, takes leases up to its slots and tells their
-//! outcomes. A lost stream ends what runs (the coordinator gives it to another) and is opened again, for ever.
+//! Keeps the stream to the coordinator: says hello, passes on what it is told of the machine, takes leases up to its slots
+//! and tells their outcomes. When somebody else needs the machine, it hands them back. A lost stream ends what runs (the coordinator gives it to another) and is opened again, for ever.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use dbuild_proto::pool::lease_result::Outcome;
 use dbuild_proto::pool::{Announcement, Fault, Lease, fault, pool_client::PoolClient};
-use dbuild_proto::pool::{FromHelper, Hello, LeaseResult, State, ToHelper, from_helper, to_helper};
+use dbuild_proto::pool::{
+    FromHelper, Hello, LeaseResult, Mood, State, ToHelper, ToWorker, from_helper, to_helper,
+};
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::{MAX_MESSAGE, PROTOCOL, isa};
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::action::Worker;
 use crate::remote::endpoint;
-use crate::state::Sampler;
 use crate::{HelperConfig, HelperError};
 
 /// Waits between two tries to reach the coordinator, doubled from the first to the last.
@@ -32,6 +36,9 @@ const STATE_BOUNDS_MS: (u32, u32) = (100, 60_000);
 /// How often, before the coordinator has said.
 const STATE_MS: u32 = 5_000;
 
+/// How often the machine is looked at.
+pub const SAMPLE: Duration = Duration::from_secs(1);
+
 /// Why a stream ended.
 enum End {
     Shutdown,
@@ -39,22 +46,34 @@ enum End {
     Refused(String),
 }
 
-/// Serves until `shutdown`; see [`crate::run`].
+/// What others may know of an agent's work while it is at it.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    pub running: AtomicU32,
+    pub done: AtomicU64,
+    pub failed: AtomicU64,
+    /// How often the coordinator wants state; 0: it has not said.
+    pub state_interval_ms: AtomicU32,
+}
+
+/// Serves until `shutdown`; see [`crate::run`]. `told` is the machine as whoever samples it sees it.
 pub async fn serve(
     config: &HelperConfig,
     worker: Worker,
+    told: watch::Receiver<ToWorker>,
+    vitals: Arc<Vitals>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), HelperError> {
     let mut shutdown = pin!(shutdown);
     let mut agent = Agent {
         config,
-        sampler: Sampler::new(worker.data_dir()),
+        told,
+        reported: None,
         worker,
         running: JoinSet::new(),
         leases: HashMap::new(),
         tasks: HashMap::new(),
-        done: 0,
-        failed: 0,
+        vitals,
     };
     let mut wait = FIRST_WAIT;
     loop {
@@ -77,15 +96,16 @@ pub async fn serve(
 
 struct Agent<'a> {
     config: &'a HelperConfig,
-    sampler: Sampler,
+    told: watch::Receiver<ToWorker>,
+    /// When state was told last on this stream, and what was offered.
+    reported: Option<(Instant, Option<u32>)>,
     worker: Worker,
     /// One task per lease; each ends with the lease's outcome.
     running: JoinSet<(u64, Outcome)>,
     leases: HashMap<u64, CancellationToken>,
     /// Which lease a task works on, should it panic.
     tasks: HashMap<Id, u64>,
-    done: u64,
-    failed: u64,
+    vitals: Arc<Vitals>,
 }
 
 impl Agent<'_> {
@@ -102,7 +122,9 @@ impl Agent<'_> {
             Ok(incoming) => incoming,
             Err(reason) => return End::Lost(reason),
         };
-        let mut states = interval(STATE_MS);
+        let mut interval = Duration::from_millis(STATE_MS.into());
+        self.reported = None;
+        self.told.mark_changed();
         loop {
             tokio::select! {
                 () = &mut shutdown => return End::Shutdown,
@@ -110,7 +132,9 @@ impl Agent<'_> {
                     Ok(Some(ToHelper { message: Some(received) })) => match received {
                         to_helper::Message::Welcome(welcome) => {
                             *wait = FIRST_WAIT;
-                            states = interval(welcome.state_interval_ms);
+                            let ms = welcome.state_interval_ms;
+                            self.vitals.state_interval_ms.store(ms, Relaxed);
+                            interval = Duration::from_millis(bounded(ms).into());
                         }
                         to_helper::Message::Refused(refused) => return End::Refused(refused.reason),
                         to_helper::Message::Lease(lease) => {
@@ -133,8 +157,10 @@ impl Agent<'_> {
                     let result = self.ended(ended);
                     let _ = out.send(message(from_helper::Message::Result(result)));
                 }
-                _ = states.tick() => {
-                    let _ = out.send(message(from_helper::Message::State(self.state())));
+                Ok(()) = self.told.changed() => {
+                    if let Some(state) = self.state(interval) {
+                        let _ = out.send(message(from_helper::Message::State(state)));
+                    }
                 }
             }
         }
@@ -169,13 +195,38 @@ impl Agent<'_> {
         }
     }
 
-    fn state(&mut self) -> State {
-        State {
-            running: self.leases.len() as u32,
-            tasks_done: self.done,
-            tasks_failed: self.failed,
-            ..self.sampler.sample()
+    /// Hears what it is told of the machine; gives the state that is due for the coordinator, if it is this stream that
+    /// carries it.
+    fn state(&mut self, interval: Duration) -> Option<State> {
+        let told = self.told.borrow_and_update().clone();
+        let state = told.state?;
+        if state.mood() == Mood::Yielding {
+            self.hand_back();
         }
+        if !told.forward {
+            return None;
+        }
+        let due = self.reported.is_none_or(|(at, offered)| {
+            // Samples do not come to the millisecond.
+            at.elapsed() + SAMPLE / 2 >= interval || offered != state.offered
+        });
+        due.then(|| {
+            self.reported = Some((Instant::now(), state.offered));
+            State {
+                running: self.leases.len() as u32,
+                tasks_done: self.vitals.done.load(Relaxed),
+                tasks_failed: self.vitals.failed.load(Relaxed),
+                ..state
+            }
+        })
+    }
+
+    /// Ends what runs; the coordinator hears of each that it was cancelled, and gives it to another.
+    fn hand_back(&self) {
+        if !self.leases.is_empty() {
+            tracing::info!("others need this machine: {} actions are handed back", self.leases.len());
+        }
+        self.leases.values().for_each(CancellationToken::cancel);
     }
 
     /// Starts a lease, or returns the answer that refuses it. A lease that is known already is passed over.
@@ -196,6 +247,7 @@ impl Agent<'_> {
         }
         let token = CancellationToken::new();
         self.leases.insert(lease_id, token.clone());
+        self.vitals.running.store(self.leases.len() as u32, Relaxed);
         let worker = self.worker.clone();
         let out = out.clone();
         let tell = move |ready: re::ActionResult| {
@@ -224,10 +276,12 @@ impl Agent<'_> {
         };
         self.tasks.remove(&task);
         self.leases.remove(&lease_id);
-        match outcome {
-            Outcome::ActionResult(_) => self.done += 1,
-            Outcome::Fault(_) => self.failed += 1,
-        }
+        self.vitals.running.store(self.leases.len() as u32, Relaxed);
+        let count = match outcome {
+            Outcome::ActionResult(_) => &self.vitals.done,
+            Outcome::Fault(_) => &self.vitals.failed,
+        };
+        count.fetch_add(1, Relaxed);
         LeaseResult { lease_id, outcome: Some(outcome) }
     }
 
@@ -247,11 +301,9 @@ fn message(message: from_helper::Message) -> FromHelper {
     FromHelper { message: Some(message) }
 }
 
-fn interval(ms: u32) -> tokio::time::Interval {
-    let ms = if ms == 0 { STATE_MS } else { ms.clamp(STATE_BOUNDS_MS.0, STATE_BOUNDS_MS.1) };
-    let mut interval = tokio::time::interval(Duration::from_millis(ms.into()));
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    interval
+/// The interval that a coordinator asked for, within bounds, in milliseconds.
+fn bounded(ms: u32) -> u32 {
+    if ms == 0 { STATE_MS } else { ms.clamp(STATE_BOUNDS_MS.0, STATE_BOUNDS_MS.1) }
 }
 
 /// tonic's transport errors keep the reason in their sources.

@@ -1,6 +1,7 @@
 //! A helper: a machine that runs actions for one coordinator.
 //!
-//! `agent` keeps the pool stream, `action` is the life of one lease, and each phase has its own room:
+//! It is two processes: the `supervisor`, which looks at the machine and keeps the other alive, and the worker, which takes
+//! leases (`supervised` is its side of the socket between them). In the worker, `agent` keeps the pool stream, `action` is the life of one lease, and each phase has its own room:
 //! `fetch` what the store lacks, `layout` decide what goes where, `stage` put it on disk, `execute` in the
 //! `sandbox`, `collect` what came out. The helper does not know compilers, queues or why an action exists.
 
@@ -20,14 +21,21 @@ mod sandbox;
 mod skeleton;
 mod stage;
 mod state;
+mod supervised;
+pub mod supervisor;
 mod tree;
 mod trees;
 
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use dbuild_proto::pool::ToWorker;
 
 pub use sandbox::launcher::sandbox_init;
+pub use supervised::work;
+pub use supervisor::supervise;
 
 /// How actions are kept apart from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,11 +145,25 @@ pub enum HelperError {
     Sandbox(String),
     #[error("join the pool: {0}")]
     Refused(String),
+    /// Why, as a fragment.
+    #[error("keep a worker running: {0}")]
+    GaveUp(String),
 }
 
-/// Serves the coordinator until `shutdown` completes. Reconnects for ever; an action whose stream was lost is
-/// abandoned. When this returns no action runs and no directory of an action is left.
+/// Serves the coordinator until `shutdown` completes, in this process and without a supervisor. Reconnects for ever; an
+/// action whose stream was lost is abandoned. When this returns no action runs and no directory of an action is left.
 pub async fn run(config: HelperConfig, shutdown: impl Future<Output = ()>) -> Result<(), HelperError> {
     let worker = action::Worker::open(&config).await?;
-    agent::serve(&config, worker, shutdown).await
+    let (tell, told) = tokio::sync::watch::channel(ToWorker::default());
+    let mut sampler = state::Sampler::new(worker.data_dir());
+    let samples = async {
+        loop {
+            tell.send_replace(ToWorker { state: Some(sampler.sample(0).state), forward: true });
+            tokio::time::sleep(agent::SAMPLE).await;
+        }
+    };
+    tokio::select! {
+        served = agent::serve(&config, worker, told, Arc::default(), shutdown) => served,
+        () = samples => Ok(()),
+    }
 }

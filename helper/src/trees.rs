@@ -30,6 +30,9 @@ const REMEMBERED: usize = 100_000;
 
 type Key = (DigestFunction, Digest);
 
+/// How many trees are told of.
+const NAMED: usize = 64;
+
 /// Lock order: only `state`, never across I/O or `await`.
 #[derive(Debug)]
 pub struct Trees {
@@ -196,6 +199,21 @@ impl Trees {
                 tracing::warn!("failed to remove a kept tree: {error}");
             }
         }
+    }
+
+    /// Bytes of content of all kept trees.
+    pub fn bytes(&self) -> u64 {
+        self.lock().kept.values().filter_map(|tree| tree.bytes.get()).sum()
+    }
+
+    /// Digests of the kept trees that are complete, the latest used first.
+    pub fn names(&self) -> Vec<String> {
+        let state = self.lock();
+        let complete = state.kept.iter().filter(|(_, tree)| tree.bytes.get().is_some());
+        let mut all: Vec<_> =
+            complete.map(|((_, digest), tree)| (tree.used.load(Ordering::Relaxed), digest.hex())).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.into_iter().take(NAMED).map(|(_, hex)| hex).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

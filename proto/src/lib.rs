@@ -60,3 +60,14 @@ pub mod pool {
 pub mod record {
     tonic::include_proto!("dbuild.record.v1");
 }
+
+impl pool::HelperInfo {
+    /// Slots in which the helper would begin something: fewer than it has when it is gone, drained, or offers less.
+    pub fn open_slots(&self) -> u32 {
+        if !self.online || self.drained {
+            return 0;
+        }
+        let offered = self.state.as_ref().and_then(|state| state.offered);
+        offered.map_or(self.slots, |offered| offered.min(self.slots))
+    }
+}

@@ -130,7 +130,8 @@ fn coordinator(config: &Config) -> Finding {
     match listed {
         Ok(helpers) => {
             let online = helpers.iter().filter(|helper| helper.online);
-            let (count, slots) = online.fold((0, 0), |(n, slots), helper| (n + 1, slots + helper.slots));
+            let (count, slots) =
+                online.fold((0, 0), |(n, slots), helper| (n + 1, slots + helper.open_slots()));
             Good(format!("the coordinator at {url} has {count} helpers with {slots} slots"))
         }
         Err(error) => Bad(error.to_string(), "Builds run on this machine alone until it answers."),

@@ -1,29 +1,107 @@
-//! `dbuild helper`: runs actions for a coordinator until it is asked to stop.
+//! `dbuild helper`: runs actions for a coordinator until it is asked to stop. This process supervises; a second one, which it
+//! starts with the same arguments, does the work.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use dbuild_helper::supervisor::manners::{Manners, Mode};
+use dbuild_helper::supervisor::{Ended, PAUSED, Reporting, Supervision};
 use dbuild_helper::{HelperConfig, SandboxChoice};
 
-use crate::args::{Helper, Sandbox};
+use crate::args::{self, At, Helper, Owner, Sandbox, Serve, StateBy};
 use crate::config::{check_url, processors};
-use crate::error::{Context, Result};
+use crate::error::{CliError, Context, EXIT_FAILURE, Result};
 
 pub fn run(args: Helper) -> Result<ExitCode> {
+    match (args.owner, args.serve) {
+        (Some(Owner::Pause(at)), _) => pause(&at, true),
+        (Some(Owner::Resume(at)), _) => pause(&at, false),
+        (None, Some(serve)) => supervise(serve),
+        (None, None) => Err(CliError::new("a helper needs --coordinator URL and --data DIR")),
+    }
+}
+
+/// The supervisor.
+fn supervise(args: Serve) -> Result<ExitCode> {
     super::log_to_stderr();
-    let coordinator = check_url(args.coordinator)?;
+    let config = worker(&args)?;
+    // Each argument once more, for the worker: the words of this very process.
+    let own = std::env::current_exe().context("find the dbuild binary")?;
+    let words = std::env::args_os().skip(2);
+    let supervision = Supervision {
+        name: config.name,
+        slots: config.slots,
+        data_dir: config.data_dir,
+        manners: Manners {
+            grace: Duration::from_secs(args.grace),
+            cool_off: Duration::from_secs(args.cool_off),
+            ..Manners::new(mode(args.mode))
+        },
+        reporting: match args.state {
+            StateBy::Shared => Reporting::ByWorker,
+            StateBy::Separate => Reporting::BySupervisor { coordinator: config.coordinator },
+        },
+        worker: [own.into(), "helper-worker".into()].into_iter().chain(words).collect(),
+        refusal: EXIT_FAILURE.into(),
+    };
+    let ended = super::small_runtime()?
+        .block_on(async { dbuild_helper::supervise(supervision, super::asked_to_stop()).await });
+    Ok(match ended.context("run the helper")? {
+        Ended::Stopped => ExitCode::SUCCESS,
+        Ended::Refused => ExitCode::from(EXIT_FAILURE),
+    })
+}
+
+/// The worker, whose stdin is the socket to its supervisor.
+pub fn work(args: Serve) -> Result<ExitCode> {
+    super::log_to_stderr();
+    let config = worker(&args)?;
+    let mode = mode(args.mode);
+    super::server_runtime()?.block_on(dbuild_helper::work(config, mode)).context("run the helper")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn worker(args: &Serve) -> Result<HelperConfig> {
+    let coordinator = check_url(args.coordinator.clone())?;
     fs_err::create_dir_all(&args.data).context("make the data directory")?;
-    let name = args.name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
-    let config = HelperConfig {
-        slots: args.slots.unwrap_or_else(processors),
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = args.name.clone().unwrap_or_else(host);
+    Ok(HelperConfig {
+        slots: args.slots.of(processors()),
         max_bytes: args.max_size,
         sandbox: match args.sandbox {
             Sandbox::Auto => SandboxChoice::Auto,
             Sandbox::None => SandboxChoice::None,
         },
-        ..HelperConfig::new(coordinator, name, args.data)
-    };
-    super::server_runtime()?.block_on(async {
-        dbuild_helper::run(config, super::asked_to_stop()).await.context("run the helper")?;
-        Ok(ExitCode::SUCCESS)
+        ..HelperConfig::new(coordinator, name, args.data.clone())
     })
+}
+
+fn mode(mode: args::Mode) -> Mode {
+    match mode {
+        args::Mode::Dedicated => Mode::Dedicated,
+        args::Mode::Proportional => Mode::Proportional,
+        args::Mode::Idle => Mode::Idle,
+    }
+}
+
+/// A file in the data directory is the owner's wish: it holds for a helper that is started later, too.
+fn pause(at: &At, paused: bool) -> Result<ExitCode> {
+    let file = at.data.join(PAUSED);
+    if !at.data.is_dir() {
+        let error = CliError::new(format!("{} is not the data directory of a helper", at.data.display()));
+        return Err(error.hint("Name the directory that the helper was started with (--data)."));
+    }
+    if paused {
+        fs_err::write(&file, "").context("pause the helper")?;
+        super::print("the helper takes no more work until `dbuild helper resume`\n")?;
+    } else {
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CliError::new(format!("failed to remove {}: {error}", file.display())));
+            }
+            _ => super::print("the helper works again\n")?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

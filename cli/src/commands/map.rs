@@ -95,7 +95,7 @@ fn apart(jobs: &[Job]) -> Result<()> {
 /// The slots of the pool's helpers, or of this machine if it does not say.
 async fn width(url: &str) -> u32 {
     let helpers = super::helpers::list(url).await.unwrap_or_default();
-    let slots: u32 = helpers.iter().filter(|helper| helper.online).map(|helper| helper.slots).sum();
+    let slots: u32 = helpers.iter().map(dbuild_proto::pool::HelperInfo::open_slots).sum();
     if slots == 0 { processors() } else { slots.min(MOST_JOBS) }
 }
 

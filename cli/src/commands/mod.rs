@@ -31,6 +31,7 @@ pub fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(run) => run::run(run.command),
         Command::Coordinator(args) => coordinator::run(args),
         Command::Helper(args) => helper::run(args),
+        Command::HelperWorker(args) => helper::work(args),
         Command::Submit(args) => submit::run(args, &Config::from_process()?),
         Command::Map(args) => map::run(args, &Config::from_process()?),
         Command::Up(args) => up::up(&args, &Config::from_process()?),

@@ -86,6 +86,11 @@ pub enum Event<R> {
     Attach { helper: HelperId, name: Arc<str>, slots: u32, properties: Properties },
     /// A helper said how it is.
     Report { helper: HelperId, report: Report },
+    /// Somebody who stands for a helper said how it is, not on the helper's connection: its supervisor, or a database. `up`
+    /// is false when its worker is gone.
+    Said { name: Arc<str>, report: Report, up: bool },
+    /// A helper gets no more work, or work again; by name, so that it holds when it comes back.
+    Drain { name: Arc<str>, drained: bool },
     /// A helper's connection ended.
     Detach { helper: HelperId, reason: String },
     /// A helper answered a lease. An answer to a lease that is not the helper's is ignored.
@@ -107,6 +112,8 @@ pub enum Verdict<R> {
     Answer(R),
     /// This helper could not; another might. Why, as a sentence's fragment.
     Retry(String),
+    /// This helper stopped, because somebody else needs its machine. Nobody failed.
+    Return(String),
 }
 
 /// What the caller has to do, in this order.
@@ -141,6 +148,8 @@ pub enum Outcome<R> {
     NoHelper,
     /// Helpers are connected, but none could ever run it; a sentence says what it asks for.
     Unmatched(String),
+    /// Helpers are connected that could run it, but none took work for the whole wait; a sentence says why.
+    Closed(String),
     /// The pool holds as many tasks as it may.
     Full { limit: usize },
 }

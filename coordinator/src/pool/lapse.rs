@@ -71,6 +71,9 @@ impl<R> Pool<R> {
             self.deadlines.insert((due, Deadline::Stranded(id)));
         } else if self.roster.is_empty() {
             self.answer(id, Outcome::NoHelper);
+        } else if self.roster.any_matches(&class.properties) {
+            let why = self.roster.closed(&class.properties);
+            self.answer(id, Outcome::Closed(why));
         } else {
             let why = self.roster.mismatch(&class.properties);
             self.answer(id, Outcome::Unmatched(why));

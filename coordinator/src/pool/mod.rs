@@ -9,7 +9,7 @@
 //! * a helper never holds more leases than it has slots; a cancelled lease holds its slot until the helper
 //!   confirms it or [`Limits::cancel_wait`] has passed;
 //! * an accepted task is answered exactly once, or forgotten exactly once because nobody waits for it;
-//! * a task is leased at most [`Limits::attempts`] times;
+//! * a task is leased at most [`Limits::attempts`] times, not counting the times that it was handed back, which are bounded;
 //! * no more than [`Limits::tasks`] tasks are accepted and not yet answered.
 //!
 //! What is served next is decided by `shares.rs` (whose turn it is) and `queue.rs` (which of theirs), where it is served by
@@ -41,6 +41,9 @@ use roster::Roster;
 pub use roster::{HelperView, Report};
 use shares::{Charge, Shares};
 
+/// A task may be handed back so often before that counts as an attempt.
+const RETURNS: u32 = 8;
+
 struct Task {
     request: Request,
     queued_at: Time,
@@ -48,6 +51,8 @@ struct Task {
     /// Since when nobody watches.
     orphaned_at: Option<Time>,
     attempts: u32,
+    /// How often it was handed back, which is no attempt.
+    returns: u32,
     /// Which helpers may take it; knows those that failed it.
     class: Arc<Class>,
     /// None: it waits in the queue.
@@ -114,7 +119,12 @@ impl<R> Pool<R> {
             Event::Attach { helper, name, slots, properties } => {
                 self.attach(now, helper, name, slots, properties);
             }
-            Event::Report { helper, report } => self.roster.report(now, helper, report),
+            Event::Report { helper, report } => self.report(now, helper, report),
+            Event::Said { name, report, up } => self.said(now, &name, report, up),
+            Event::Drain { name, drained } => {
+                self.roster.drain(&name, drained);
+                self.strand(now);
+            }
             Event::Detach { helper, reason } => self.lose(now, helper, &reason),
             Event::Finish { helper, lease, verdict } => self.finish(now, helper, lease, verdict),
             Event::Submit(request) => self.submit(now, request),
@@ -141,6 +151,11 @@ impl<R> Pool<R> {
         self.roster.views(now)
     }
 
+    /// Whether a helper of this name is connected, or was lately.
+    pub fn knows(&self, name: &str) -> bool {
+        self.roster.knows(name)
+    }
+
     /// Tasks accepted and not yet answered.
     pub fn live_tasks(&self) -> usize {
         self.tasks.len()
@@ -157,12 +172,8 @@ impl<R> Pool<R> {
             self.effects.push(Effect::Close { helper, reason });
             return;
         }
-        for (class, lane) in self.queue.lanes_mut() {
-            if roster::matches(&class.properties, &properties) {
-                lane.stranded_since = None;
-            }
-        }
         self.roster.add(now, helper, name, slots, properties);
+        self.strand(now);
         self.deadlines.insert((now + self.limits.silence, Deadline::Silent(helper)));
     }
 
@@ -176,14 +187,54 @@ impl<R> Pool<R> {
                 self.retry(now, task, &gone.name, format!("helper {} was lost: {reason}", gone.name));
             }
         }
+        self.strand(now);
+    }
+
+    /// Notes which tasks no helper takes, now that the helpers have changed.
+    fn strand(&mut self, now: Time) {
         let (queue, roster, deadlines) = (&mut self.queue, &self.roster, &mut self.deadlines);
         for (class, lane) in queue.lanes_mut() {
-            if lane.stranded_since.is_none() && !roster.any_matches(&class.properties) {
+            if roster.any_open(&class.properties) {
+                lane.stranded_since = None;
+            } else if lane.stranded_since.is_none() {
                 lane.stranded_since = Some(now);
                 let due = now + self.limits.helper_wait;
                 deadlines.extend(lane.tasks().map(|task| (due, Deadline::Stranded(task))));
             }
         }
+    }
+
+    fn report(&mut self, now: Time, helper: HelperId, report: Report) {
+        if self.roster.report(now, helper, report) {
+            self.strand(now);
+        }
+    }
+
+    fn said(&mut self, now: Time, name: &str, report: Report, up: bool) {
+        let Some(helper) = self.roster.by_name(name) else { return };
+        let why = report.0.why.clone();
+        self.report(now, helper, report);
+        if !up {
+            let reason = format!("its supervisor says: {why}");
+            self.effects.push(Effect::Close { helper, reason: reason.clone() });
+            self.lose(now, helper, &reason);
+        }
+    }
+
+    /// The helper hands the task back: another attempt, which does not count, unless that has been so too often.
+    fn give_back(&mut self, now: Time, helper: HelperId, id: TaskId, why: String) {
+        // It would only do so again until it says that it takes work.
+        self.roster.close(helper);
+        self.strand(now);
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        if task.returns >= RETURNS {
+            let name = self.roster.name(helper);
+            return self.retry(now, id, &name, format!("helper {name} handed it back: {why}"));
+        }
+        task.returns += 1;
+        task.attempts -= 1;
+        self.effects.push(Effect::Requeued { task: id });
+        self.enqueue(now, id);
     }
 
     fn finish(&mut self, now: Time, helper: HelperId, lease: LeaseId, verdict: Verdict<R>) {
@@ -200,6 +251,7 @@ impl<R> Pool<R> {
                 }
                 self.answer(task, Outcome::Answered(answer));
             }
+            Verdict::Return(why) => self.give_back(now, helper, task, why),
             Verdict::Retry(why) => {
                 let name = self.roster.name(helper);
                 self.retry(now, task, &name, format!("helper {name}: {why}"));
@@ -241,8 +293,16 @@ impl<R> Pool<R> {
             self.shared.insert(request.action.clone(), id);
         }
         let class = Arc::new(Class { properties: request.properties.clone(), tried: BTreeSet::new() });
-        let task =
-            Task { request, queued_at: now, watchers: 1, orphaned_at: None, attempts: 0, class, lease: None };
+        let task = Task {
+            request,
+            queued_at: now,
+            watchers: 1,
+            orphaned_at: None,
+            attempts: 0,
+            returns: 0,
+            class,
+            lease: None,
+        };
         self.tasks.insert(id, task);
         self.effects.push(Effect::Accepted { task: id, merged: false });
         self.enqueue(now, id);
@@ -262,7 +322,7 @@ impl<R> Pool<R> {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         task.queued_at = now;
         task.lease = None;
-        let stranded = !self.roster.any_matches(&task.class.properties);
+        let stranded = !self.roster.any_open(&task.class.properties);
         let (lane, first) = self.queue.push(task.class.clone(), &task.standing(), id);
         self.shares.enter(&task.request.owner, first);
         if stranded {

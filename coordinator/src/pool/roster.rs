@@ -5,25 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dbuild_proto::pool::State;
+
 use super::queue::Class;
 use super::{HelperId, LeaseId, Properties, Time};
 
 /// Helpers that left are remembered for this long, and this many of them, for `dbuild helpers`.
 const REMEMBERED: (Duration, usize) = (Duration::from_secs(3600), 256);
 
-/// A helper's sample of its machine, as it reported it. Shares are 0..100, memory and disk bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Report {
-    pub cpu_percent: f64,
-    pub load1: f64,
-    pub memory_total: u64,
-    pub memory_available: u64,
-    pub disk_available: u64,
-    pub io_pressure: f64,
-    pub running: u32,
-    pub tasks_done: u64,
-    pub tasks_failed: u64,
-}
+/// A helper's state as it was reported. The pool looks at nothing in it but what is offered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report(pub Arc<State>);
 
 /// One helper as others may see it.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +28,9 @@ pub struct HelperView {
     pub report: Option<Report>,
     /// How long ago it was last heard.
     pub silent_for: Duration,
+    /// It gets no more work.
+    pub drained: bool,
+    pub properties: Arc<Properties>,
 }
 
 pub(super) struct Helper {
@@ -47,6 +42,9 @@ pub(super) struct Helper {
     pace: Pace,
     report: Option<Report>,
     heard: Time,
+    /// How many of its slots it offers now.
+    offered: u32,
+    drained: bool,
 }
 
 /// How slow a helper is: a moving average of what actions took on it to what they were expected to take. Kept in steps, so
@@ -75,8 +73,13 @@ impl Pace {
 }
 
 impl Helper {
+    /// Slots in which it would begin something.
+    fn open(&self) -> u32 {
+        if self.drained { 0 } else { self.slots.min(self.offered) }
+    }
+
     fn free(&self) -> usize {
-        (self.slots as usize).saturating_sub(self.leases.len())
+        (self.open() as usize).saturating_sub(self.leases.len())
     }
 
     /// When it would be done with one action more, in a measure that only compares: its pace, and up to twice that where its
@@ -92,7 +95,9 @@ impl Helper {
             online,
             slots: self.slots,
             leases: if online { self.leases.len() as u32 } else { 0 },
-            report: self.report,
+            report: self.report.clone(),
+            drained: self.drained,
+            properties: self.properties.clone(),
             silent_for: now.saturating_sub(self.heard),
         }
     }
@@ -104,6 +109,8 @@ struct Kind {
     helpers: BTreeSet<HelperId>,
     /// Those with a free slot, the soonest first (see [`Helper::finish`]).
     free: BTreeSet<(u64, HelperId)>,
+    /// How many of them take work, when they have a free slot.
+    open: usize,
 }
 
 #[derive(Default)]
@@ -114,6 +121,8 @@ pub(super) struct Roster {
     names: HashMap<Arc<str>, HelperId>,
     /// Those that left, by name; never one that is connected.
     departed: BTreeMap<Arc<str>, Helper>,
+    /// Names of those that get no more work, also while they are away.
+    drained: BTreeSet<Arc<str>>,
     /// Free slots of all helpers, so that a full pool costs nothing to look at.
     free_slots: usize,
 }
@@ -156,24 +165,22 @@ impl Roster {
     pub fn add(&mut self, now: Time, id: HelperId, name: Arc<str>, slots: u32, properties: Properties) {
         self.departed.remove(&name);
         self.names.insert(name.clone(), id);
-        self.free_slots += slots as usize;
         let properties = Arc::new(properties);
-        let kind = self.kinds.entry(properties.clone()).or_default();
-        kind.helpers.insert(id);
-        let (leases, pace) = (BTreeSet::new(), Pace(1.0));
-        let helper = Helper { name, leases, slots, properties, pace, report: None, heard: now };
-        if slots > 0 {
-            kind.free.insert((helper.finish(), id));
-        }
+        self.kinds.entry(properties.clone()).or_default().helpers.insert(id);
+        let (leases, pace, drained) = (BTreeSet::new(), Pace(1.0), self.drained.contains(&name));
+        // It offers nothing yet, and then everything: the one way in which its place is found.
+        let (report, offered) = (None, 0);
+        let helper = Helper { name, leases, slots, properties, pace, report, heard: now, offered, drained };
         self.helpers.insert(id, helper);
+        self.change(id, |helper| helper.offered = slots);
     }
 
     /// Changes a helper and its place among those with free slots.
     fn change<T>(&mut self, id: HelperId, change: impl FnOnce(&mut Helper) -> T) -> Option<T> {
         let helper = self.helpers.get_mut(&id)?;
-        let (before, free_before) = (helper.finish(), helper.free());
+        let (before, free_before, open_before) = (helper.finish(), helper.free(), helper.open() > 0);
         let changed = change(helper);
-        let (after, free_after) = (helper.finish(), helper.free());
+        let (after, free_after, open_after) = (helper.finish(), helper.free(), helper.open() > 0);
         self.free_slots = self.free_slots + free_after - free_before;
         if let Some(kind) = self.kinds.get_mut(&helper.properties) {
             if free_before > 0 {
@@ -182,14 +189,47 @@ impl Roster {
             if free_after > 0 {
                 kind.free.insert((after, id));
             }
+            kind.open = kind.open + usize::from(open_after) - usize::from(open_before);
         }
         Some(changed)
     }
 
-    pub fn report(&mut self, now: Time, id: HelperId, report: Report) {
-        if let Some(helper) = self.helpers.get_mut(&id) {
+    /// Takes in what a helper says of itself; true if it takes work now and did not before, or the other way round.
+    pub fn report(&mut self, now: Time, id: HelperId, report: Report) -> bool {
+        let changed = self.change(id, |helper| {
+            let before = helper.open() > 0;
             helper.heard = now;
+            helper.offered = report.0.offered.unwrap_or(u32::MAX);
             helper.report = Some(report);
+            before != (helper.open() > 0)
+        });
+        changed.unwrap_or(false)
+    }
+
+    /// The helper gets nothing until it says again what it offers.
+    pub fn close(&mut self, id: HelperId) {
+        self.change(id, |helper| helper.offered = 0);
+    }
+
+    pub fn knows(&self, name: &str) -> bool {
+        self.names.contains_key(name) || self.departed.contains_key(name) || self.drained.contains(name)
+    }
+
+    /// Gives a helper that is known no more work, or work again.
+    pub fn drain(&mut self, name: &Arc<str>, drained: bool) {
+        if !self.knows(name) {
+            return;
+        }
+        if drained {
+            self.drained.insert(name.clone());
+        } else {
+            self.drained.remove(name);
+        }
+        if let Some(id) = self.by_name(name) {
+            self.change(id, |helper| helper.drained = drained);
+        }
+        if let Some(helper) = self.departed.get_mut(name) {
+            helper.drained = drained;
         }
     }
 
@@ -198,9 +238,11 @@ impl Roster {
         let mut helper = self.helpers.remove(&id)?;
         self.names.remove(&helper.name);
         self.free_slots -= helper.free();
+        let open = helper.open() > 0;
         if let Some(kind) = self.kinds.get_mut(&helper.properties) {
             kind.free.remove(&(helper.finish(), id));
             kind.helpers.remove(&id);
+            kind.open -= usize::from(open);
             if kind.helpers.is_empty() {
                 self.kinds.remove(&helper.properties);
             }
@@ -234,6 +276,11 @@ impl Roster {
         self.able(wants).next().is_some()
     }
 
+    /// Whether some helper that could run it takes work, when it has a free slot.
+    pub fn any_open(&self, wants: &Properties) -> bool {
+        self.able(wants).any(|kind| kind.open > 0)
+    }
+
     fn able(&self, wants: &Properties) -> impl Iterator<Item = &Kind> {
         self.kinds.iter().filter(|(has, _)| matches(wants, has)).map(|(_, kind)| kind)
     }
@@ -265,6 +312,19 @@ impl Roster {
         };
         let first = self.helpers.values().find_map(missing).unwrap_or_default();
         format!("none of the pool's {} helpers can run it: {first}", self.helpers.len())
+    }
+
+    /// Why those helpers take no work that could run it, as a sentence.
+    pub fn closed(&self, wants: &Properties) -> String {
+        let able = self.able(wants).flat_map(|kind| &kind.helpers).filter_map(|id| self.helpers.get(id));
+        let why = |helper: &Helper| {
+            let said =
+                helper.report.as_ref().map(|report| report.0.why.as_str()).filter(|why| !why.is_empty());
+            let why = if helper.drained { "drained" } else { said.unwrap_or("it offers no slot") };
+            format!("{} ({why})", helper.name)
+        };
+        let first: Vec<String> = able.take(3).map(why).collect();
+        format!("no helper takes work at the moment: {}", first.join(", "))
     }
 
     pub fn views(&self, now: Time) -> Vec<HelperView> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dbuild_proto::DigestFunction;
 
 use super::*;
+use dbuild_proto::pool::State;
 
 type TestPool = Pool<&'static str>;
 
@@ -220,6 +221,99 @@ fn a_silent_helper_is_lost_and_a_heard_one_is_not() {
     );
     let views = pool.helpers(at(17));
     assert_eq!((views.len(), views[0].online, views[0].silent_for), (1, false, at(9)));
+}
+
+fn offers(helper: u64, offered: u32) -> Event<&'static str> {
+    let state = State { offered: Some(offered), why: "its owner works".into(), ..State::default() };
+    Event::Report { helper: HelperId(helper), report: Report(Arc::new(state)) }
+}
+
+#[test]
+fn a_helper_gets_no_more_than_it_offers() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 4));
+    pool.step(at(0), offers(1, 1));
+    assert_eq!(pool.step(at(0), Event::Submit(request("a"))), [accepted(1), lease(1, 1, 1)]);
+    assert_eq!(pool.step(at(0), Event::Submit(request("b"))), [accepted(2)]);
+    // Less than it runs: nothing is taken from it.
+    assert_eq!(pool.step(at(1), offers(1, 0)), []);
+    assert_eq!(pool.step(at(2), offers(1, 9)), [lease(1, 2, 2)]);
+}
+
+#[test]
+fn a_task_that_no_helper_takes_is_answered_in_the_end() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), offers(1, 0));
+    assert_eq!(pool.step(at(0), Event::Submit(request("a"))), [accepted(1)]);
+    let effects = pool.step(at(5), Event::Tick);
+    let why = "no helper takes work at the moment: mars (its owner works)".to_owned();
+    assert_eq!(effects, [answer(1, Outcome::Closed(why))]);
+    // One that takes work again in time runs it.
+    assert_eq!(pool.step(at(6), Event::Submit(request("b"))), [accepted(2)]);
+    assert_eq!(pool.step(at(7), offers(1, 1)), [lease(1, 1, 2)]);
+}
+
+#[test]
+fn a_drained_helper_finishes_what_it_runs_and_stays_drained_when_it_comes_back() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 2));
+    pool.step(at(0), Event::Submit(request("a")));
+    let drain = |drained| Event::Drain { name: "mars".into(), drained };
+    assert_eq!(pool.step(at(0), drain(true)), []);
+    assert_eq!(pool.step(at(0), Event::Submit(request("b"))), [accepted(2)]);
+    assert_eq!(
+        pool.step(at(1), finish(1, 1, Verdict::Answer("done"))),
+        [answer(1, Outcome::Answered("done"))]
+    );
+    pool.step(at(1), Event::Detach { helper: HelperId(1), reason: "gone".into() });
+    assert_eq!(pool.step(at(2), attach(2, "mars", 2)), []);
+    assert!(pool.helpers(at(2))[0].drained && pool.knows("mars") && !pool.knows("venus"));
+    assert_eq!(pool.step(at(3), drain(false)), [lease(2, 2, 2)]);
+}
+
+#[test]
+fn what_is_handed_back_is_no_attempt_but_not_for_ever() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    let back = |lease| finish(1, lease, Verdict::Return("others need it".into()));
+    for number in 1..=RETURNS {
+        let effects = pool.step(at(0), back(number.into()));
+        // Not to the same helper before it says that it takes work.
+        assert_eq!(effects, [Effect::Requeued { task: TaskId(1) }]);
+        assert_eq!(pool.step(at(0), offers(1, 1)), [lease(1, u64::from(number) + 1, 1)]);
+    }
+    // Now they count, and end.
+    let mut number = u64::from(RETURNS) + 1;
+    let outcome = loop {
+        let effects = pool.step(at(0), back(number));
+        if let [Effect::Answer { outcome, .. }] = &effects[..] {
+            break outcome.clone();
+        }
+        assert_eq!(pool.step(at(0), offers(1, 1)), [lease(1, number + 1, 1)]);
+        number += 1;
+    };
+    assert!(
+        matches!(&outcome, Outcome::Exhausted { last, .. } if last.contains("handed it back")),
+        "{outcome:?}"
+    );
+    assert_eq!(number, u64::from(RETURNS) + 3);
+}
+
+#[test]
+fn a_supervisor_that_says_its_worker_is_gone_is_believed_at_once() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    let said = |up| Event::Said { name: "mars".into(), report: Report::default(), up };
+    // It is heard by its supervisor as well.
+    assert_eq!(pool.step(at(8), said(true)), []);
+    assert_eq!(pool.step(at(16), Event::Tick), []);
+    let effects = pool.step(at(16), said(false));
+    let close = matches!(&effects[..], [Effect::Close { .. }, Effect::Requeued { task: TaskId(1) }]);
+    assert!(close, "{effects:?}");
+    assert_eq!(pool.step(at(16), said(false)), []);
 }
 
 #[test]

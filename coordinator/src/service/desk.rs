@@ -75,6 +75,12 @@ enum Message {
     Helpers {
         reply: oneshot::Sender<Vec<HelperView>>,
     },
+    /// Whether a helper of this name is known is the reply.
+    Drain {
+        name: Arc<str>,
+        drained: bool,
+        reply: oneshot::Sender<bool>,
+    },
     /// Some of a task's outputs are there.
     Ready {
         task: TaskId,
@@ -148,6 +154,11 @@ impl Desk {
         self.ask(|reply| Message::Helpers { reply }).await
     }
 
+    /// Gives a helper no more work, or work again; false if none of this name is known.
+    pub async fn drain(&self, name: Arc<str>, drained: bool) -> Result<bool, Status> {
+        self.ask(|reply| Message::Drain { name, drained, reply }).await
+    }
+
     /// Passes on what is ready of a task; it must have been checked.
     pub async fn ready(&self, task: TaskId, result: Arc<re::ActionResult>) {
         let _ = self.inbox.send(Message::Ready { task, result }).await;
@@ -218,6 +229,12 @@ impl Owner {
                 self.step(Event::Attach { helper, name, slots, properties });
             }
             Message::Helpers { reply } => drop(reply.send(self.pool.helpers(self.started.elapsed()))),
+            Message::Drain { name, drained, reply } => {
+                let known = self.pool.knows(&name);
+                self.step(Event::Drain { name, drained });
+                // Whoever asked may be gone.
+                let _ = reply.send(known);
+            }
             Message::Ready { task, result } => {
                 if let Some(live) = self.live.get(&task) {
                     live.progress.send_modify(|progress| {
@@ -350,6 +367,7 @@ pub fn explain(outcome: &Outcome<Answer>) -> dbuild_proto::reapi::google::rpc::S
             (Code::Internal, format!("the action could not be run in {attempts} attempts; the last: {last}"))
         }
         Outcome::NoHelper => (Code::Unavailable, "no helper is connected".into()),
+        Outcome::Closed(why) => (Code::Unavailable, why.clone()),
         Outcome::Unmatched(why) => (Code::FailedPrecondition, why.clone()),
         Outcome::Full { limit } => {
             (Code::ResourceExhausted, format!("the queue is full: {limit} actions are waiting or running"))

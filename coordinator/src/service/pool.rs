@@ -17,7 +17,7 @@ use super::desk::{Hello, Order};
 use super::job::Job;
 use super::messages::Sent;
 use super::{Site, verdict};
-use crate::pool::{Event, HelperId, HelperView, LeaseId, Report, TaskId};
+use crate::pool::{Event, HelperId, HelperView, LeaseId, Properties, Report, TaskId};
 
 /// A connection that has not said `Hello` after this time is closed.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
@@ -25,6 +25,8 @@ const HELLO_WAIT: Duration = Duration::from_secs(10);
 const MAX_SLOTS: u32 = 4096;
 const MAX_WORD: usize = 256;
 const MAX_PROPERTIES: usize = 64;
+/// The property under which a helper's own version is kept.
+const VERSION: &str = "dbuild-version";
 /// Messages on their way to one helper.
 const OUTBOX: usize = 64;
 
@@ -44,6 +46,34 @@ impl wire::pool_server::Pool for Service {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
+    async fn report(
+        &self,
+        request: Request<Streaming<wire::HelperReport>>,
+    ) -> Result<Response<wire::ReportEnd>, Status> {
+        let mut reports = request.into_inner();
+        let mut of: Option<Arc<str>> = None;
+        while let Some(said) = reports.message().await? {
+            check_protocol(said.protocol, "").map_err(Status::failed_precondition)?;
+            let name: Arc<str> = check_name(said.name).map_err(Status::invalid_argument)?.into();
+            if *of.get_or_insert_with(|| name.clone()) != name {
+                return Err(Status::invalid_argument("one connection reports of one helper"));
+            }
+            let state = said.state.unwrap_or_default();
+            let up = state.mood() != wire::Mood::Down;
+            self.0.desk.tell(Event::Said { name, report: fit(state), up }).await;
+        }
+        Ok(Response::new(wire::ReportEnd {}))
+    }
+
+    async fn set_drained(
+        &self,
+        request: Request<wire::SetDrainedRequest>,
+    ) -> Result<Response<wire::SetDrainedResponse>, Status> {
+        let wire::SetDrainedRequest { name, drained } = request.into_inner();
+        let known = self.0.desk.drain(name.into(), drained).await?;
+        Ok(Response::new(wire::SetDrainedResponse { known }))
+    }
+
     async fn list_helpers(
         &self,
         _: Request<wire::ListHelpersRequest>,
@@ -54,18 +84,9 @@ impl wire::pool_server::Pool for Service {
 }
 
 fn describe(helper: HelperView) -> wire::HelperInfo {
-    let state = helper.report.map(|report| wire::State {
-        cpu_percent: report.cpu_percent,
-        load1: report.load1,
-        memory_total: report.memory_total,
-        memory_available: report.memory_available,
-        disk_available: report.disk_available,
-        io_pressure: report.io_pressure,
-        // What it holds now; its own figure is as old as its last report.
-        running: helper.leases,
-        tasks_done: report.tasks_done,
-        tasks_failed: report.tasks_failed,
-    });
+    // What it holds now; its own figure is as old as its last report.
+    let state = helper.report.map(|report| wire::State { running: helper.leases, ..(*report.0).clone() });
+    let platform = helper.properties.iter().filter(|(name, _)| *name != VERSION);
     wire::HelperInfo {
         name: helper.name.to_string(),
         online: helper.online,
@@ -73,7 +94,29 @@ fn describe(helper: HelperView) -> wire::HelperInfo {
         state,
         // How long ago, so that nobody's clock matters.
         last_seen_ms: helper.silent_for.as_millis() as u64,
+        drained: helper.drained,
+        version: helper.properties.get(VERSION).cloned().unwrap_or_default(),
+        platform: platform.map(|(name, value)| (name.clone(), value.clone())).collect(),
     }
+}
+
+/// State as a helper says it, made fit to be kept and shown.
+fn fit(mut state: wire::State) -> Report {
+    let shares = [
+        &mut state.cpu_percent,
+        &mut state.own_cpu_percent,
+        &mut state.load1,
+        &mut state.io_pressure,
+        &mut state.cpu_pressure,
+        &mut state.memory_pressure,
+    ];
+    for share in shares {
+        *share = if share.is_finite() { share.clamp(0.0, 1e6) } else { 0.0 };
+    }
+    state.why = state.why.chars().filter(|letter| !letter.is_control()).take(MAX_WORD).collect();
+    state.trees.truncate(MAX_PROPERTIES);
+    state.trees.retain(|tree| tree.len() <= MAX_WORD && tree.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    Report(Arc::new(state))
 }
 
 type Outbox = mpsc::Sender<Result<wire::ToHelper, Status>>;
@@ -113,18 +156,8 @@ async fn serve_helper(site: Site, mut inbound: Streaming<wire::FromHelper>, outb
 
 /// Checks what a helper says of itself.
 fn check(hello: wire::Hello) -> Result<Hello, String> {
-    if hello.protocol != PROTOCOL {
-        let (theirs, whom) = (hello.protocol, version(&hello.version));
-        let upgrade = if theirs < PROTOCOL { "the helper" } else { "the coordinator" };
-        let ours = env!("CARGO_PKG_VERSION");
-        return Err(format!(
-            "the helper (dbuild {whom}) speaks pool protocol {theirs}, this coordinator (dbuild {ours}) \
-             speaks {PROTOCOL}: upgrade {upgrade}"
-        ));
-    }
-    if hello.name.is_empty() || hello.name.len() > MAX_WORD || hello.name.contains(char::is_control) {
-        return Err(format!("a helper's name has 1 to {MAX_WORD} printable bytes"));
-    }
+    check_protocol(hello.protocol, &hello.version)?;
+    let name = check_name(hello.name)?;
     if hello.slots == 0 || hello.slots > MAX_SLOTS {
         return Err(format!("a helper has 1 to {MAX_SLOTS} slots, not {}", hello.slots));
     }
@@ -132,8 +165,30 @@ fn check(hello: wire::Hello) -> Result<Hello, String> {
     if hello.properties.len() > MAX_PROPERTIES || hello.properties.iter().any(long) {
         return Err(format!("a helper has up to {MAX_PROPERTIES} properties of up to {MAX_WORD} bytes"));
     }
-    let properties = hello.properties.into_iter().collect();
-    Ok(Hello { name: hello.name.into(), slots: hello.slots, properties })
+    let mut properties: Properties = hello.properties.into_iter().collect();
+    // No action asks for what begins like this, so it is for people only.
+    properties.insert(VERSION.into(), version(&hello.version));
+    Ok(Hello { name: name.into(), slots: hello.slots, properties })
+}
+
+/// `whom` is the helper's own version, if it says so.
+fn check_protocol(theirs: u32, whom: &str) -> Result<(), String> {
+    if theirs == PROTOCOL {
+        return Ok(());
+    }
+    let upgrade = if theirs < PROTOCOL { "the helper" } else { "the coordinator" };
+    let (whom, ours) = (version(whom), env!("CARGO_PKG_VERSION"));
+    Err(format!(
+        "the helper (dbuild {whom}) speaks pool protocol {theirs}, this coordinator (dbuild {ours}) speaks {PROTOCOL}: \
+         upgrade {upgrade}"
+    ))
+}
+
+fn check_name(name: String) -> Result<String, String> {
+    if name.is_empty() || name.len() > MAX_WORD || name.contains(char::is_control) {
+        return Err(format!("a helper's name has 1 to {MAX_WORD} printable bytes"));
+    }
+    Ok(name)
 }
 
 /// A version as the other side says it, made fit for a message.
@@ -189,17 +244,7 @@ impl Connection {
         match message {
             Inbound::Hello(_) => Err("it said Hello twice".into()),
             Inbound::State(state) => {
-                let report = Report {
-                    cpu_percent: state.cpu_percent,
-                    load1: state.load1,
-                    memory_total: state.memory_total,
-                    memory_available: state.memory_available,
-                    disk_available: state.disk_available,
-                    io_pressure: state.io_pressure,
-                    running: state.running,
-                    tasks_done: state.tasks_done,
-                    tasks_failed: state.tasks_failed,
-                };
+                let report = fit(state);
                 self.site.desk.tell(Event::Report { helper: self.helper, report }).await;
                 Ok(())
             }

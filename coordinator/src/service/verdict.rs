@@ -108,7 +108,7 @@ async fn judge_fault(site: &Site, job: &Arc<Job>, fault: Fault) -> Result<Verdic
             answer(Code::DeadlineExceeded, format!("the action ran longer than its timeout of {limit} s"))
         }
         fault::Kind::Infrastructure | fault::Kind::Unknown => Verdict::Retry(words),
-        fault::Kind::Cancelled => Verdict::Retry(format!("it cancelled the action: {words}")),
+        fault::Kind::Cancelled => Verdict::Return(words),
     })
 }
 

@@ -73,12 +73,12 @@ async fn helpers_are_listed_with_what_they_report_even_after_they_left() {
     assert_eq!((all[0].name.as_str(), all[0].online, all[0].slots), ("mars", true, 8));
     assert!(all[1].state.is_none());
     let state = wire::State { cpu_percent: 12.5, memory_total: 1 << 34, ..Default::default() };
-    venus.say(From::State(state)).await;
+    venus.say(From::State(state.clone())).await;
     let all = crate::harness::soon(list_until(&site, |all| all[1].state.is_some())).await;
-    assert_eq!(all[1].state, Some(state));
+    assert_eq!(all[1].state.as_ref(), Some(&state));
     drop(venus);
     let all = crate::harness::soon(list_until(&site, |all| !all[1].online)).await;
-    assert_eq!((all[1].name.as_str(), all[1].state), ("venus", Some(state)));
+    assert_eq!((all[1].name.as_str(), all[1].state.as_ref()), ("venus", Some(&state)));
     site.stop().await;
 }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use dbuild_proto::pool::pool_server::{Pool, PoolServer};
 use dbuild_proto::pool::{
-    FromHelper, Hello, Lease, LeaseResult, ListHelpersRequest, ListHelpersResponse, ToHelper, Welcome,
-    from_helper, lease_result, to_helper,
+    FromHelper, Hello, HelperReport, Lease, LeaseResult, ListHelpersRequest, ListHelpersResponse, ReportEnd,
+    SetDrainedRequest, SetDrainedResponse, ToHelper, Welcome, from_helper, lease_result, to_helper,
 };
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::bytestream::byte_stream_server::ByteStreamServer;
@@ -46,6 +46,17 @@ impl Pool for Door {
         &self,
         _: Request<ListHelpersRequest>,
     ) -> Result<Response<ListHelpersResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn report(&self, _: Request<Streaming<HelperReport>>) -> Result<Response<ReportEnd>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn set_drained(
+        &self,
+        _: Request<SetDrainedRequest>,
+    ) -> Result<Response<SetDrainedResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 }

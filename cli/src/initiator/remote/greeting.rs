@@ -79,7 +79,7 @@ impl Remote {
         self.0.greeting.answered.load(Ordering::Acquire) && self.resting().is_ok()
     }
 
-    /// How many slots the pool's helpers have now; 0 for a server that does not tell (it may be no dbuild).
+    /// How many slots the pool's helpers offer now; 0 for a server that does not tell (it may be no dbuild).
     pub async fn slots(&self, session: &str) -> u32 {
         if self.ready(session).await.is_err() {
             return 0;
@@ -87,8 +87,8 @@ impl Remote {
         let mut pool = PoolClient::new(self.0.channel.clone());
         match tokio::time::timeout(FIRST_ANSWER, pool.list_helpers(ListHelpersRequest {})).await {
             Ok(Ok(answer)) => {
-                let online = answer.get_ref().helpers.iter().filter(|helper| helper.online);
-                online.fold(0, |sum: u32, helper| sum.saturating_add(helper.slots))
+                let helpers = answer.get_ref().helpers.iter();
+                helpers.fold(0, |sum: u32, helper| sum.saturating_add(helper.open_slots()))
             }
             _ => 0,
         }

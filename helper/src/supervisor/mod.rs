@@ -1,0 +1,290 @@
+//! The supervisor: the process that stands for a helper. It looks at the machine, says what it has to offer, keeps a worker
+//! that does the work, and starts another when one dies or hangs.
+//!
+//! It runs nothing of anybody else's and holds no store, so there is little that can end it. A worker that died is known to
+//! the coordinator at once by its connection's end; one that hangs is killed, which is the same.
+
+mod backoff;
+pub mod link;
+pub mod manners;
+mod report;
+mod usage;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use dbuild_proto::pool::{FromWorker, Mood, State, ToWorker};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::HelperError;
+use crate::agent::SAMPLE;
+use crate::state::Sampler;
+use backoff::Backoff;
+use link::{Reader, Writer, link};
+use manners::{Keeper, Look, Manners};
+pub use report::Reporting;
+
+/// A worker that says nothing for so many looks at the machine hangs; at its start it may take longer.
+const SILENCE: (u32, u32) = (10, 60);
+/// How long a worker may take to end when it is asked to.
+const STOP: Duration = Duration::from_secs(12);
+
+/// What a supervisor is told at its start.
+#[derive(Clone, Debug)]
+pub struct Supervision {
+    /// Unique in the pool.
+    pub name: String,
+    /// As the worker's.
+    pub slots: u32,
+    /// The worker's; here it is looked at for its disk, and for [`PAUSED`].
+    pub data_dir: PathBuf,
+    pub manners: Manners,
+    pub reporting: Reporting,
+    /// The command that calls [`crate::work`].
+    pub worker: Vec<OsString>,
+    /// A worker that ends with this code has said why, and another would say the same.
+    pub refusal: i32,
+}
+
+/// The file in a helper's data directory by which its owner pauses it.
+pub const PAUSED: &str = "paused";
+
+/// How a helper ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// Its worker could not begin, or was refused, and has said why on stderr.
+    Refused,
+}
+
+enum WorkerEnd {
+    Shutdown,
+    Refused,
+    /// Why, as a fragment.
+    Lost(String),
+}
+
+/// Keeps a worker until `shutdown`. When this returns no worker is left.
+///
+/// # Errors
+/// [`HelperError::GaveUp`] when workers die one after the other; [`HelperError::Io`] when none can be started.
+pub async fn supervise(
+    config: Supervision,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Ended, HelperError> {
+    let mut shutdown = pin!(shutdown);
+    let mut watch = Watch::new(&config)?;
+    let mut backoff = Backoff::default();
+    let begun = Instant::now();
+    loop {
+        backoff.started(begun.elapsed());
+        let mut worker = Worker::start(&config.worker)?;
+        let end = watch.over(&mut worker, config.refusal, shutdown.as_mut()).await;
+        worker.end().await;
+        let why = match end {
+            WorkerEnd::Shutdown => return Ok(Ended::Stopped),
+            WorkerEnd::Refused => return Ok(Ended::Refused),
+            WorkerEnd::Lost(why) => why,
+        };
+        let Some(wait) = backoff.ended(begun.elapsed()) else {
+            return Err(HelperError::GaveUp(format!("{}; the last time {why}", Backoff::gave_up())));
+        };
+        tracing::warn!("the worker {why}; another is started in {} s", wait.as_secs());
+        watch.restarts += 1;
+        tokio::select! {
+            () = shutdown.as_mut() => return Ok(Ended::Stopped),
+            () = watch.without_worker(wait) => {}
+        }
+    }
+}
+
+/// A worker's process and the socket to it.
+struct Worker {
+    child: Child,
+    pid: Pid,
+    link: Option<(Reader, Writer)>,
+}
+
+impl Worker {
+    fn start(words: &[OsString]) -> Result<Worker, HelperError> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let (program, args) = words.split_first().ok_or_else(|| std::io::Error::other("no command"))?;
+        let mut command = Command::new(program);
+        // A group of its own: an interrupt at the terminal is for the supervisor, and all of it can be killed at once.
+        command.args(args).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
+        let child = command.spawn()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
+        let pid = pid.ok_or_else(|| std::io::Error::other("the worker has no process id"))?;
+        Ok(Worker { child, pid, link: Some(link(ours)?) })
+    }
+
+    /// Asks it to end by closing the socket, and makes sure of it.
+    async fn end(mut self) {
+        self.link = None;
+        if tokio::time::timeout(STOP, self.child.wait()).await.is_err() {
+            self.kill();
+            // Nothing but a disk that hangs in the kernel keeps a killed process.
+            let _ = tokio::time::timeout(STOP, self.child.wait()).await;
+        }
+    }
+
+    fn kill(&self) {
+        // It may have ended by itself, which is what was wanted.
+        let _ = kill_process_group(self.pid, Signal::KILL);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill();
+        }
+    }
+}
+
+/// What is known of machine and worker.
+struct Watch {
+    paused: PathBuf,
+    sampler: Sampler,
+    keeper: Keeper,
+    reporter: report::Reporter,
+    restarts: u32,
+    /// What the last worker said last.
+    last: FromWorker,
+    /// Processor time of actions of workers that are gone, in microseconds.
+    cpu_us_before: u64,
+    begun: Instant,
+}
+
+impl Watch {
+    fn new(config: &Supervision) -> Result<Watch, HelperError> {
+        Ok(Watch {
+            paused: config.data_dir.join(PAUSED),
+            sampler: Sampler::new(&config.data_dir),
+            keeper: Keeper::new(config.manners, config.slots),
+            reporter: report::Reporter::start(config)?,
+            restarts: 0,
+            last: FromWorker::default(),
+            cpu_us_before: 0,
+            begun: Instant::now(),
+        })
+    }
+
+    /// Watches over one worker until it ends, hangs, or `shutdown`.
+    async fn over(
+        &mut self,
+        worker: &mut Worker,
+        refusal: i32,
+        mut shutdown: impl Future<Output = ()> + Unpin,
+    ) -> WorkerEnd {
+        self.cpu_us_before += std::mem::take(&mut self.last).cpu_us;
+        let Some((mut reader, mut writer)) = worker.link.take() else {
+            return WorkerEnd::Lost("has no socket".to_owned());
+        };
+        let mut ticks = tokio::time::interval(SAMPLE);
+        // After a suspension of the machine its looks do not come in a heap.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut silent, mut patience) = (0, SILENCE.1);
+        let end = loop {
+            tokio::select! {
+                () = &mut shutdown => break WorkerEnd::Shutdown,
+                ended = worker.child.wait() => break ended.map_or_else(
+                    |error| WorkerEnd::Lost(format!("cannot be waited for: {error}")),
+                    |status| ended_by(status, refusal),
+                ),
+                alive = next(&mut reader) => {
+                    (silent, patience) = (0, SILENCE.0);
+                    self.last = alive;
+                }
+                _ = ticks.tick() => {
+                    silent += 1;
+                    if silent > patience {
+                        worker.kill();
+                        break WorkerEnd::Lost(format!("said nothing for {patience} s and was killed"));
+                    }
+                    let state = self.look(worker.pid.as_raw_nonzero().get() as u32);
+                    let told = ToWorker { forward: self.reporter.by_worker(), state: Some(state.clone()) };
+                    self.reporter.tell(state);
+                    // A worker that does not read does not say that it is alive either.
+                    let _ = tokio::time::timeout(SAMPLE / 2, writer.send(&told)).await;
+                }
+            }
+        };
+        drop((reader, writer));
+        end
+    }
+
+    /// Waits, and says meanwhile that there is no worker.
+    async fn without_worker(&mut self, wait: Duration) {
+        let until = Instant::now() + wait;
+        while Instant::now() < until {
+            let mut state = self.look(0);
+            (state.mood, state.offered) = (Mood::Down.into(), Some(0));
+            state.why = "its worker ended and is started again".to_owned();
+            self.reporter.tell(state);
+            tokio::time::sleep(SAMPLE.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
+    /// A sample of the machine with all that is known of the worker, and what follows for the offer.
+    fn look(&mut self, worker: u32) -> State {
+        let ticks_per_second = rustix::param::clock_ticks_per_second();
+        let cpu_us = self.cpu_us_before.saturating_add(self.last.cpu_us);
+        let ended = (u128::from(cpu_us) * u128::from(ticks_per_second) / 1_000_000) as u64;
+        let living = if worker == 0 { 0 } else { usage::ticks_of_tree(worker) };
+        let sample = self.sampler.sample(ended.saturating_add(living));
+        let state = sample.state;
+        let look = Look {
+            others_cpu: state.cpu_percent - state.own_cpu_percent,
+            memory_total: state.memory_total,
+            memory_available: state.memory_available,
+            memory_pressure: state.memory_pressure,
+            disk_total: sample.disk_total,
+            disk_available: state.disk_available,
+            paused: is_there(&self.paused),
+        };
+        let offer = self.keeper.look(self.begun.elapsed(), &look);
+        State {
+            running: self.last.running,
+            tasks_done: self.last.tasks_done,
+            tasks_failed: self.last.tasks_failed,
+            store_bytes: self.last.store_bytes,
+            trees: self.last.trees.clone(),
+            offered: Some(offer.slots),
+            mood: offer.mood.into(),
+            why: offer.why,
+            restarts: self.restarts,
+            ..state
+        }
+    }
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// The worker's next message. Its end is told by the process's own, not here.
+async fn next(reader: &mut Reader) -> FromWorker {
+    match reader.next().await {
+        Ok(alive) => alive,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn ended_by(status: ExitStatus, refusal: i32) -> WorkerEnd {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) if code == refusal => WorkerEnd::Refused,
+        (Some(code), _) => WorkerEnd::Lost(format!("ended with exit code {code}")),
+        (None, signal) => WorkerEnd::Lost(format!("was killed by signal {}", signal.unwrap_or_default())),
+    }
+}
