@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
-use crate::{dbuild, processes_of, wait_until};
+use crate::{Process, dbuild, processes_of, wait_until};
 
 /// One line of `dbuild helpers --json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -16,6 +16,12 @@ pub struct HelperLine {
     pub name: String,
     pub online: bool,
     pub running: u32,
+    /// What it does with new work: `online`, `paused`, `drained`, `yielding`, …
+    pub standing: String,
+    /// How often its worker was started again.
+    pub restarts: u32,
+    /// Bytes; 0 as long as it has not reported.
+    pub memory_total: u64,
 }
 
 #[derive(Deserialize)]
@@ -50,19 +56,61 @@ impl TestCluster {
         cluster.coordinator = Some(cluster.spawn("coordinator", &args));
         wait_until("the coordinator answers", || cluster.list().is_some());
         for index in 0..helpers {
-            let data = data.get(index).map(|dir| dir.to_path_buf());
-            let data = data.unwrap_or_else(|| cluster.root.path().join(format!("helper-{index}")));
-            let name = format!("helper-{index}");
-            let args = ["helper", "--coordinator", &cluster.url(), "--slots", "2", "--name", &name, "--data"];
-            let mut args: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
-            args.push(data);
-            let child = cluster.spawn(&name, &args);
-            cluster.helpers.push(Some(child));
+            cluster.spawn_helper(data.get(index).copied(), &[]);
         }
-        let online =
-            || cluster.list().is_some_and(|lines| lines.iter().filter(|line| line.online).count() >= helpers);
-        wait_until("the helpers are online", online);
+        cluster.wait_for_helpers();
         cluster
+    }
+
+    /// One more helper of two slots, online, with these arguments besides; gives its index.
+    pub fn add_helper(&mut self, args: &[&str]) -> usize {
+        self.spawn_helper(None, args);
+        self.wait_for_helpers();
+        self.helpers.len() - 1
+    }
+
+    fn spawn_helper(&mut self, data: Option<&Path>, more: &[&str]) {
+        let index = self.helpers.len();
+        let name = format!("helper-{index}");
+        let data = data.map_or_else(|| self.data_of(index), Path::to_path_buf);
+        let args = ["helper", "--coordinator", &self.url(), "--slots", "2", "--name", &name, "--data"];
+        let mut args: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
+        args.push(data);
+        args.extend(more.iter().map(PathBuf::from));
+        let child = self.spawn(&name, &args);
+        self.helpers.push(Some(child));
+    }
+
+    fn wait_for_helpers(&self) {
+        let wanted = self.helpers.iter().flatten().count();
+        let online =
+            || self.list().is_some_and(|lines| lines.iter().filter(|line| line.online).count() >= wanted);
+        wait_until("the helpers are online", online);
+    }
+
+    /// Where helper `index` keeps its data, unless it was told another place.
+    pub fn data_of(&self, index: usize) -> PathBuf {
+        self.root.path().join(format!("helper-{index}"))
+    }
+
+    /// What the coordinator knows of helper `index`, now.
+    pub fn line(&self, index: usize) -> Option<HelperLine> {
+        self.list()?.into_iter().find(|line| line.name == format!("helper-{index}"))
+    }
+
+    /// The process of helper `index` that runs actions.
+    pub fn worker_of(&self, index: usize) -> Option<Process> {
+        let name = format!(" --name helper-{index} ");
+        let of_worker = |process: &Process| {
+            process.command.split(' ').nth(1) == Some("helper-worker") && process.command.contains(&name)
+        };
+        processes_of(self.root()).into_iter().find(of_worker)
+    }
+
+    /// Runs `dbuild` with these arguments where coordinator and helpers run, with this pool as its own.
+    pub fn dbuild(&self, args: &[&str]) -> std::process::Output {
+        let args: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
+        self.command(&args).env("DBUILD_COORDINATOR", self.url()).output().unwrap()
     }
 
     /// Where coordinator and helpers keep their data.
