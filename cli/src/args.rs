@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dbuild_registry::is_registry;
 
 use crate::error::EXIT_FAILURE;
 
@@ -60,7 +61,7 @@ pub enum Command {
     Initiator,
     /// The process of a helper that runs actions, for its supervisor
     #[command(hide = true)]
-    HelperWorker(Serve),
+    HelperWorker(Worker),
     /// Becomes an action inside its sandbox
     #[command(hide = true)]
     SandboxExec,
@@ -90,6 +91,13 @@ pub struct Coordinator {
     /// The digest function of clients that name none
     #[arg(long, value_enum, default_value = "sha256")]
     pub default_digest_function: DigestFunction,
+    /// The database in which helpers write their state, and in which one of several coordinators takes the lead:
+    /// redis://HOST:PORT/NUMBER (default: none, everything is in memory)
+    #[arg(long, value_name = "URL")]
+    pub state: Option<String>,
+    /// With --state, how helpers and builds reach this coordinator (default: the address it listens on)
+    #[arg(long, value_name = "URL", requires = "state")]
+    pub announce: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -126,7 +134,7 @@ pub struct At {
 /// A helper, from its start to its end.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// URL of the coordinator, for example http://10.0.0.1:8980
+    /// URL of the coordinator, for example http://10.0.0.1:8980; or of the database that knows who leads, redis://HOST:PORT/NUMBER
     #[arg(long, value_name = "URL")]
     pub coordinator: String,
     /// Name in the pool (default: the host's name)
@@ -154,9 +162,18 @@ pub struct Serve {
     /// How long nobody must have needed it before the helper works again
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub cool_off: u64,
-    /// How its state gets to the coordinator: `shared` on the connection of its work, `separate` on one of its own
-    #[arg(long, value_enum, default_value = "shared")]
-    pub state: StateBy,
+    /// How its state gets to the coordinator: `shared` on the connection of its work, `separate` on one of its own, or by a
+    /// database at redis://HOST:PORT/NUMBER (default: the one that --coordinator names, else shared)
+    #[arg(long, value_name = "shared|separate|URL", value_parser = parse_state)]
+    pub state: Option<StateBy>,
+}
+
+/// As its supervisor, and whose leases it takes.
+#[derive(Debug, Args)]
+pub struct Worker {
+    #[command(flatten)]
+    pub serve: Serve,
+    pub leader: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -166,10 +183,23 @@ pub enum Mode {
     Idle,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// How a helper's state gets to coordinators.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateBy {
     Shared,
     Separate,
+    Registry(String),
+}
+
+fn parse_state(text: &str) -> Result<StateBy, String> {
+    match text {
+        "shared" => Ok(StateBy::Shared),
+        "separate" => Ok(StateBy::Separate),
+        _ if is_registry(text) => Ok(StateBy::Registry(text.to_owned())),
+        _ => Err(format!(
+            "{text:?} is neither shared, nor separate, nor the address of a database (redis://HOST:PORT/NUMBER)"
+        )),
+    }
 }
 
 /// How many actions at a time.

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use dbuild_registry::{Registry, is_registry};
 use serde::Deserialize;
 
 use crate::args::parse_size;
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Context, Result};
 use crate::paths::{DataDir, default_data_dir};
 
 /// What a build runs with.
@@ -160,8 +161,12 @@ fn read(path: &Path) -> Result<Option<File>> {
     })
 }
 
-/// A coordinator's URL must be one that gRPC can dial.
+/// A coordinator's URL must be one that gRPC can dial, or the address of a database that knows who leads.
 pub fn check_url(url: String) -> Result<String> {
+    if is_registry(&url) {
+        Registry::open(&url).context("find the coordinator")?;
+        return Ok(url);
+    }
     let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     match authority {
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(url),

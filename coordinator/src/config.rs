@@ -2,9 +2,11 @@
 //! from.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dbuild_proto::DigestFunction;
+use dbuild_registry::Registry;
 
 use crate::pool::Limits;
 
@@ -38,8 +40,24 @@ pub struct CoordinatorConfig {
     pub max_timeout: Duration,
     /// What a lease gets on top of its action's timeout, to fetch inputs and store outputs.
     pub lease_slack: Duration,
+    /// The database in which helpers' state is, and in which one of several coordinators leads. None: helpers report here.
+    pub registry: Option<Membership>,
     /// A waiting client hears of its operation at least this often, which keeps proxies from closing it.
     pub update_interval: Duration,
+}
+
+/// A coordinator's place among several.
+#[derive(Clone)]
+pub struct Membership {
+    pub registry: Arc<Registry>,
+    /// How helpers and clients reach this coordinator.
+    pub url: String,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Membership").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl CoordinatorConfig {
@@ -59,6 +77,7 @@ impl CoordinatorConfig {
             default_timeout: Duration::from_secs(3600),
             max_timeout: Duration::from_secs(24 * 3600),
             lease_slack: Duration::from_secs(600),
+            registry: None,
             update_interval: Duration::from_secs(10),
         }
     }

@@ -9,7 +9,7 @@ pub mod config;
 pub mod pool;
 pub mod service;
 
-pub use config::CoordinatorConfig;
+pub use config::{CoordinatorConfig, Membership};
 pub use service::{runtime, serve};
 
 /// Why a coordinator cannot serve; a fragment that fits "failed to …".

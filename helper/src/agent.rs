@@ -1,7 +1,7 @@
 //! Keeps the stream to the coordinator: says hello, passes on what it is told of the machine, takes leases up to its slots
 //! and tells their outcomes. When somebody else needs the machine, it hands them back. A lost stream ends what runs (the coordinator gives it to another) and is opened again, for ever.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ impl Agent<'_> {
     async fn attach(&mut self, mut shutdown: impl Future<Output = ()> + Unpin, wait: &mut Duration) -> End {
         // Outgoing messages are at most one state per interval and one result per slot: bounded by what is taken.
         let (out, outgoing) = mpsc::unbounded_channel();
-        let _ = out.send(message(from_helper::Message::Hello(self.hello())));
+        let _ = out.send(message(from_helper::Message::Hello(hello(&self.config.name, self.config.slots))));
         let opened = tokio::select! {
             () = &mut shutdown => return End::Shutdown,
             opened = self.open(UnboundedReceiverStream::new(outgoing)) => opened,
@@ -179,20 +179,6 @@ impl Agent<'_> {
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| format!("{:?} {}", status.code(), status.message()))
-    }
-
-    fn hello(&self) -> Hello {
-        let properties = BTreeMap::from([("OSFamily", "linux"), ("ISA", isa())]);
-        Hello {
-            protocol: PROTOCOL,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            name: self.config.name.clone(),
-            slots: self.config.slots,
-            properties: properties
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-        }
     }
 
     /// Hears what it is told of the machine; gives the state that is due for the coordinator, if it is this stream that
@@ -294,6 +280,18 @@ impl Agent<'_> {
             self.ended(ended);
         }
         self.worker.settle().await;
+    }
+}
+
+/// What a helper is.
+pub fn hello(name: &str, slots: u32) -> Hello {
+    let properties = [("OSFamily", "linux"), ("ISA", isa())];
+    Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        name: name.to_owned(),
+        slots,
+        properties: properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
     }
 }
 

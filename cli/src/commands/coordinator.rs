@@ -1,10 +1,14 @@
 //! `dbuild coordinator`: serves a pool until it is asked to stop.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use dbuild_coordinator::{CoordinatorConfig, serve};
+use dbuild_coordinator::{CoordinatorConfig, Membership, serve};
+use dbuild_registry::Registry;
 
 use crate::args::{Coordinator, DigestFunction};
+use crate::config::check_url;
 use crate::error::{CliError, Context, Result};
 
 pub fn run(args: Coordinator) -> Result<ExitCode> {
@@ -25,10 +29,31 @@ pub fn run(args: Coordinator) -> Result<ExitCode> {
             }
         })?;
         let address = listener.local_addr().context("read the address")?;
+        let registry = match &args.state {
+            Some(state) => Some(membership(state, args.announce, address)?),
+            None => None,
+        };
         super::print(&format!("dbuild coordinator listening on http://{address}\n"))?;
-        let config =
-            CoordinatorConfig { default_digest_function, ..CoordinatorConfig::new(args.data, args.max_size) };
+        let config = CoordinatorConfig {
+            default_digest_function,
+            registry,
+            ..CoordinatorConfig::new(args.data, args.max_size)
+        };
         serve(listener, config, super::asked_to_stop()).await.context("serve")?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// This coordinator's place among those that share a database.
+fn membership(state: &str, announce: Option<String>, address: SocketAddr) -> Result<Membership> {
+    let registry = Registry::open(state).context("share the pool's state")?;
+    let url = match announce {
+        Some(url) => check_url(url)?,
+        None if address.ip().is_unspecified() => {
+            return Err(CliError::new(format!("nobody can reach this coordinator at http://{address}"))
+                .hint("Say how helpers and builds reach it: --announce http://HOST:PORT."));
+        }
+        None => format!("http://{address}"),
+    };
+    Ok(Membership { registry: Arc::new(registry), url })
 }

@@ -123,7 +123,11 @@ fn initiator(config: &Config) -> Finding {
 }
 
 fn coordinator(config: &Config) -> Finding {
-    let Some(url) = super::up::coordinator_of(config) else {
+    let url = match super::up::coordinator_to_ask(config) {
+        Ok(url) => url,
+        Err(error) => return Bad(error.to_string(), "Builds run on this machine alone until one leads."),
+    };
+    let Some(url) = url else {
         return Note("no coordinator is configured: this machine alone".into());
     };
     let listed = super::small_runtime().and_then(|runtime| runtime.block_on(super::helpers::list(&url)));

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use dbuild_helper::supervisor::manners::{Manners, Mode};
-use dbuild_helper::supervisor::{Ended, PAUSED, Reporting, Supervision};
+use dbuild_helper::supervisor::{Coordinator, Ended, PAUSED, Reporting, Supervision};
 use dbuild_helper::{HelperConfig, SandboxChoice};
+use dbuild_registry::is_registry;
 
-use crate::args::{self, At, Helper, Owner, Sandbox, Serve, StateBy};
+use crate::args::{self, At, Helper, Owner, Sandbox, Serve, StateBy, Worker};
 use crate::config::{check_url, processors};
 use crate::error::{CliError, Context, EXIT_FAILURE, Result};
 
@@ -24,7 +25,11 @@ pub fn run(args: Helper) -> Result<ExitCode> {
 /// The supervisor.
 fn supervise(args: Serve) -> Result<ExitCode> {
     super::log_to_stderr();
-    let config = worker(&args)?;
+    let config = worker(&args, check_url(args.coordinator.clone())?)?;
+    let coordinator = match is_registry(&args.coordinator) {
+        true => Coordinator::LeaderOf(args.coordinator.clone()),
+        false => Coordinator::At(args.coordinator.clone()),
+    };
     // Each argument once more, for the worker: the words of this very process.
     let own = std::env::current_exe().context("find the dbuild binary")?;
     let words = std::env::args_os().skip(2);
@@ -37,10 +42,19 @@ fn supervise(args: Serve) -> Result<ExitCode> {
             cool_off: Duration::from_secs(args.cool_off),
             ..Manners::new(mode(args.mode))
         },
-        reporting: match args.state {
-            StateBy::Shared => Reporting::ByWorker,
-            StateBy::Separate => Reporting::BySupervisor { coordinator: config.coordinator },
+        reporting: match (args.state, &coordinator) {
+            (Some(StateBy::Registry(url)), _) => Reporting::ByRegistry { url },
+            (None, Coordinator::LeaderOf(url)) => Reporting::ByRegistry { url: url.clone() },
+            (Some(StateBy::Separate), Coordinator::LeaderOf(_)) => {
+                return Err(CliError::new("state on a separate connection needs one coordinator's URL")
+                    .hint("Leave --state away: with a database as --coordinator, state goes there."));
+            }
+            (Some(StateBy::Separate), Coordinator::At(url)) => {
+                Reporting::BySupervisor { coordinator: url.clone() }
+            }
+            (Some(StateBy::Shared) | None, _) => Reporting::ByWorker,
         },
+        coordinator,
         worker: [own.into(), "helper-worker".into()].into_iter().chain(words).collect(),
         refusal: EXIT_FAILURE.into(),
     };
@@ -53,16 +67,15 @@ fn supervise(args: Serve) -> Result<ExitCode> {
 }
 
 /// The worker, whose stdin is the socket to its supervisor.
-pub fn work(args: Serve) -> Result<ExitCode> {
+pub fn work(args: Worker) -> Result<ExitCode> {
     super::log_to_stderr();
-    let config = worker(&args)?;
-    let mode = mode(args.mode);
+    let config = worker(&args.serve, check_url(args.leader)?)?;
+    let mode = mode(args.serve.mode);
     super::server_runtime()?.block_on(dbuild_helper::work(config, mode)).context("run the helper")?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn worker(args: &Serve) -> Result<HelperConfig> {
-    let coordinator = check_url(args.coordinator.clone())?;
+fn worker(args: &Serve, coordinator: String) -> Result<HelperConfig> {
     fs_err::create_dir_all(&args.data).context("make the data directory")?;
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let name = args.name.clone().unwrap_or_else(host);

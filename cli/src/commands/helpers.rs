@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::{CliError, Context, Result};
 
 pub fn run(args: &Helpers, config: &Config) -> Result<ExitCode> {
-    let Some(url) = super::up::coordinator_of(config) else {
+    let Some(url) = super::up::coordinator_to_ask(config)? else {
         return Err(CliError::new("no coordinator is configured").hint(
             "Set DBUILD_COORDINATOR=http://HOST:PORT, or try `dbuild up` for a pool on this machine.",
         ));

@@ -36,7 +36,7 @@ fn go(args: &Map, config: &Config) -> Result<ExitCode> {
     let lines = lines.split('\n').filter(|_| !text.is_empty());
     let jobs = lines.map(|line| job(args, line, &cwd)).collect::<Result<Vec<_>>>()?;
     apart(&jobs)?;
-    let url = super::up::coordinator_of(config);
+    let url = super::up::coordinator_or_none(config);
     let mut sink = Sink::open(args.reduce.as_deref())?;
     let (failed, tally) = super::server_runtime()?.block_on(super::unless_stopped(async {
         let width = match (args.jobs, &url) {

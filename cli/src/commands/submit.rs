@@ -13,7 +13,7 @@ use crate::jobs::{Done, Job, Runner, Tally, below};
 pub fn run(args: Submit, config: &Config) -> Result<ExitCode> {
     let cwd = std::env::current_dir().context("find the current directory")?;
     let job = job(&args.needs, args.command, &cwd)?;
-    let url = super::up::coordinator_of(config);
+    let url = super::up::coordinator_or_none(config);
     super::server_runtime()?.block_on(async {
         let runner = Runner::new(config, url.as_deref())?;
         let done = super::unless_stopped(runner.run(&job)).await?;

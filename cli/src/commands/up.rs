@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use dbuild_registry::{Leader, is_registry, without_password};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,27 @@ pub fn coordinator_of(config: &Config) -> Option<String> {
     config.coordinator.clone().or_else(|| {
         let pool = read(config)?;
         pool.processes.first().is_some_and(Process::alive).then_some(pool.url)
+    })
+}
+
+/// As [`coordinator_of`], for a command that speaks to it: where a database knows who leads, that one.
+pub fn coordinator_to_ask(config: &Config) -> Result<Option<String>> {
+    let Some(url) = coordinator_of(config).filter(|url| is_registry(url)) else {
+        return Ok(coordinator_of(config));
+    };
+    let found = super::small_runtime()?.block_on(async {
+        Leader::follow(&url).context("find the coordinator")?.get().await.context("find the coordinator")
+    });
+    found.map(Some).map_err(|error| {
+        error.hint(format!("{} is where the coordinators of the pool say who leads.", without_password(&url)))
+    })
+}
+
+/// As [`coordinator_to_ask`], for work that is done here when nobody is to be asked.
+pub fn coordinator_or_none(config: &Config) -> Option<String> {
+    coordinator_to_ask(config).unwrap_or_else(|error| {
+        eprintln!("dbuild: {error}; jobs run here");
+        None
     })
 }
 

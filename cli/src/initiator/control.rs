@@ -60,7 +60,7 @@ pub async fn serve(initiator: &Initiator, stream: UnixStream) -> std::io::Result
                 Answer::Tally(Box::new(tally.await.unwrap_or_default()))
             }
             Request::Slots { session, coordinator } => {
-                let slots = match initiator.remote(&coordinator) {
+                let slots = match initiator.remote(&coordinator).await {
                     Ok(remote) => remote.slots(&session).await,
                     Err(_) => 0,
                 };

@@ -34,6 +34,7 @@ use dbuild_cache::{Store, StoreConfig};
 use dbuild_intake::{
     DirTable, FileTable, Known, Loaded, ScanLimits, ScannedInputs, Toolchains, TracedDepends, Watch,
 };
+use dbuild_registry::{Leader, is_registry};
 use dbuild_shims::view::View;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -94,6 +95,8 @@ pub struct Initiator {
     /// Turns for the search for inputs, which costs a processor as a compile does.
     scans: Slots,
     remotes: Mutex<HashMap<String, Remote>>,
+    /// Who leads the pools that are named by a database.
+    leaders: Mutex<HashMap<String, Arc<Leader>>>,
     recorder: record::Sender,
     /// Work for the cache that goes on behind answered calls.
     keeping: Keeping,
@@ -276,6 +279,7 @@ impl Initiator {
             slots: Slots::new(),
             scans: Slots::new(),
             remotes: Mutex::default(),
+            leaders: Mutex::default(),
             recorder: record::Recorder::start(config.data_dir.records()),
             cpu: OnceLock::new(),
             traces: AtomicUsize::new(0),
@@ -308,8 +312,28 @@ impl Initiator {
         }
     }
 
-    /// The client of the coordinator at `url`.
-    fn remote(&self, url: &str) -> std::result::Result<Remote, remote::Fault> {
+    /// The client of the coordinator at `url`, or of the one that leads, says the database at `url`.
+    async fn remote(&self, url: &str) -> std::result::Result<Remote, remote::Fault> {
+        if !is_registry(url) {
+            return self.remote_at(url);
+        }
+        let leader = self.leader(url)?.get().await;
+        let unknown = |why| remote::Fault::new(format!("the coordinator is not known: {why}"));
+        self.remote_at(&leader.map_err(unknown)?)
+    }
+
+    fn leader(&self, url: &str) -> std::result::Result<Arc<Leader>, remote::Fault> {
+        let mut leaders = self.leaders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(leader) = leaders.get(url) {
+            return Ok(leader.clone());
+        }
+        let leader = Leader::follow(url).map_err(|error| remote::Fault::new(format!("failed to {error}")))?;
+        let leader = Arc::new(leader);
+        leaders.insert(url.to_owned(), leader.clone());
+        Ok(leader)
+    }
+
+    fn remote_at(&self, url: &str) -> std::result::Result<Remote, remote::Fault> {
         let mut remotes = self.remotes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(remote) = remotes.get(url) {
             return Ok(remote.clone());
@@ -321,8 +345,10 @@ impl Initiator {
 
     /// As [`Initiator::remote`], but only one that was asked before; needs no runtime.
     fn known_remote(&self, url: &str) -> Option<Remote> {
+        let leaders = self.leaders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let leader = leaders.get(url).and_then(|leader| leader.peek());
         let remotes = self.remotes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        remotes.get(url).cloned()
+        remotes.get(leader.as_deref().unwrap_or(url)).cloned()
     }
 
     fn own_directories(&self) -> Vec<PathBuf> {

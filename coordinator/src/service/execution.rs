@@ -42,6 +42,7 @@ impl re::execution_server::Execution for Service {
         &self,
         request: Request<re::ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
+        self.0.council.admit()?;
         let requester = Requester::of(&request);
         let request = request.into_inner();
         let digest = request.action_digest.as_ref();

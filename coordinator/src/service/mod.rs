@@ -10,6 +10,7 @@ mod action_cache;
 mod bytestream;
 mod capabilities;
 mod cas;
+mod council;
 mod desk;
 mod execution;
 mod job;
@@ -51,6 +52,7 @@ struct Site {
     config: Arc<CoordinatorConfig>,
     desk: desk::Desk,
     inputs: Arc<tree::Inputs>,
+    council: council::Council,
 }
 
 impl Site {
@@ -96,8 +98,10 @@ pub async fn serve(
     let stop = CancellationToken::new();
     // A coordinator whose future is dropped stops as well.
     let _stop_on_drop = stop.clone().drop_guard();
+    let desk = desk::Desk::start(config.limits(), stop.clone());
     let site = Site {
-        desk: desk::Desk::start(config.limits(), stop.clone()),
+        council: council::Council::sit(config.registry.clone(), desk.clone(), stop.clone()),
+        desk,
         inputs: Arc::new(tree::Inputs::default()),
         store,
         config: Arc::new(config),

@@ -40,6 +40,7 @@ impl wire::pool_server::Pool for Service {
         &self,
         request: Request<Streaming<wire::FromHelper>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        self.0.council.admit()?;
         let (outbox, stream) = mpsc::channel(OUTBOX);
         // The answer must not wait for the helper's first message: some wait for the answer before it.
         tokio::spawn(serve_helper(self.0.clone(), request.into_inner(), outbox));
@@ -78,7 +79,15 @@ impl wire::pool_server::Pool for Service {
         &self,
         _: Request<wire::ListHelpersRequest>,
     ) -> Result<Response<wire::ListHelpersResponse>, Status> {
-        let helpers = self.0.desk.helpers().await?.into_iter().map(describe).collect();
+        let mut helpers: Vec<_> = self.0.desk.helpers().await?.into_iter().map(describe).collect();
+        for (name, record) in self.0.council.helpers().iter() {
+            match helpers.binary_search_by(|helper| helper.name.as_str().cmp(name)) {
+                Ok(at) if helpers[at].online => {}
+                // Connected to another coordinator, or to none at the moment.
+                Ok(at) => helpers[at] = recorded(name, record),
+                Err(at) => helpers.insert(at, recorded(name, record)),
+            }
+        }
         Ok(Response::new(wire::ListHelpersResponse { helpers }))
     }
 }
@@ -100,8 +109,23 @@ fn describe(helper: HelperView) -> wire::HelperInfo {
     }
 }
 
+/// A helper as its record in the state's database says.
+fn recorded(name: &str, record: &wire::HelperRecord) -> wire::HelperInfo {
+    let hello = record.hello.clone().unwrap_or_default();
+    let fitted = |state: wire::State| (*fit(state).0).clone();
+    wire::HelperInfo {
+        name: name.to_owned(),
+        online: true,
+        slots: hello.slots.min(MAX_SLOTS),
+        state: record.state.clone().map(fitted),
+        version: version(&hello.version),
+        platform: hello.properties.into_iter().collect(),
+        ..Default::default()
+    }
+}
+
 /// State as a helper says it, made fit to be kept and shown.
-fn fit(mut state: wire::State) -> Report {
+pub fn fit(mut state: wire::State) -> Report {
     let shares = [
         &mut state.cpu_percent,
         &mut state.own_cpu_percent,
@@ -184,7 +208,7 @@ fn check_protocol(theirs: u32, whom: &str) -> Result<(), String> {
     ))
 }
 
-fn check_name(name: String) -> Result<String, String> {
+pub fn check_name(name: String) -> Result<String, String> {
     if name.is_empty() || name.len() > MAX_WORD || name.contains(char::is_control) {
         return Err(format!("a helper's name has 1 to {MAX_WORD} printable bytes"));
     }

@@ -20,6 +20,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use dbuild_proto::pool::{FromWorker, Mood, State, ToWorker};
+use dbuild_registry::{Leader, without_password};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -48,10 +49,21 @@ pub struct Supervision {
     pub data_dir: PathBuf,
     pub manners: Manners,
     pub reporting: Reporting,
-    /// The command that calls [`crate::work`].
+    /// Whose leases the worker takes.
+    pub coordinator: Coordinator,
+    /// The command that calls [`crate::work`]; the coordinator's URL is added to it as the last argument.
     pub worker: Vec<OsString>,
     /// A worker that ends with this code has said why, and another would say the same.
     pub refusal: i32,
+}
+
+/// Where a coordinator is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Coordinator {
+    /// Always at this URL.
+    At(String),
+    /// Whoever leads, says the database at this address.
+    LeaderOf(String),
 }
 
 /// The file in a helper's data directory by which its owner pauses it.
@@ -69,6 +81,8 @@ pub enum Ended {
 enum WorkerEnd {
     Shutdown,
     Refused,
+    /// Another coordinator leads.
+    Moved,
     /// Why, as a fragment.
     Lost(String),
 }
@@ -85,14 +99,27 @@ pub async fn supervise(
     let mut watch = Watch::new(&config)?;
     let mut backoff = Backoff::default();
     let begun = Instant::now();
+    let whom = Whom::find(&config.coordinator)?;
     loop {
+        let coordinator = tokio::select! {
+            () = shutdown.as_mut() => return Ok(Ended::Stopped),
+            coordinator = whom.get() => coordinator,
+        };
         backoff.started(begun.elapsed());
-        let mut worker = Worker::start(&config.worker)?;
-        let end = watch.over(&mut worker, config.refusal, shutdown.as_mut()).await;
+        let mut worker = Worker::start(&config.worker, &coordinator)?;
+        let end = tokio::select! {
+            end = watch.over(&mut worker, config.refusal, shutdown.as_mut()) => end,
+            () = whom.changed(&coordinator) => WorkerEnd::Moved,
+        };
         worker.end().await;
         let why = match end {
             WorkerEnd::Shutdown => return Ok(Ended::Stopped),
             WorkerEnd::Refused => return Ok(Ended::Refused),
+            WorkerEnd::Moved => {
+                tracing::info!("{coordinator} does not lead any more");
+                backoff = Backoff::default();
+                continue;
+            }
             WorkerEnd::Lost(why) => why,
         };
         let Some(wait) = backoff.ended(begun.elapsed()) else {
@@ -107,6 +134,51 @@ pub async fn supervise(
     }
 }
 
+/// Who leads.
+enum Whom {
+    At(String),
+    Leader(Leader),
+}
+
+impl Whom {
+    fn find(coordinator: &Coordinator) -> Result<Whom, HelperError> {
+        Ok(match coordinator {
+            Coordinator::At(url) => Whom::At(url.clone()),
+            Coordinator::LeaderOf(url) => Whom::Leader(Leader::follow(url).map_err(|error| {
+                HelperError::Url { url: without_password(url), reason: error.to_string() }
+            })?),
+        })
+    }
+
+    /// The coordinator's URL; waits until there is one.
+    async fn get(&self) -> String {
+        let leader = match self {
+            Whom::At(url) => return url.clone(),
+            Whom::Leader(leader) => leader,
+        };
+        let mut said = false;
+        loop {
+            match leader.get().await {
+                Ok(url) => return url,
+                Err(why) if !std::mem::replace(&mut said, true) => {
+                    tracing::warn!("no coordinator is known: {why}; trying again");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(SAMPLE).await;
+        }
+    }
+
+    /// Waits until another one leads.
+    async fn changed(&self, from: &str) {
+        let Whom::Leader(leader) = self else { return std::future::pending().await };
+        // As long as nobody else leads, it may still be the one.
+        while leader.get().await.map_or(true, |url| url == from) {
+            tokio::time::sleep(SAMPLE).await;
+        }
+    }
+}
+
 /// A worker's process and the socket to it.
 struct Worker {
     child: Child,
@@ -115,12 +187,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(words: &[OsString]) -> Result<Worker, HelperError> {
+    fn start(words: &[OsString], coordinator: &str) -> Result<Worker, HelperError> {
         let (ours, theirs) = UnixStream::pair()?;
         let (program, args) = words.split_first().ok_or_else(|| std::io::Error::other("no command"))?;
         let mut command = Command::new(program);
         // A group of its own: an interrupt at the terminal is for the supervisor, and all of it can be killed at once.
-        command.args(args).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
+        command.args(args).arg(coordinator).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
         let child = command.spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.ok_or_else(|| std::io::Error::other("the worker has no process id"))?;

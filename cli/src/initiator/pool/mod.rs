@@ -128,7 +128,7 @@ async fn ask(
     url: &str,
     prints: Option<Prints>,
 ) -> Result<Answered, Refusal> {
-    let remote: Remote = context.initiator.remote(url)?;
+    let remote: Remote = context.initiator.remote(url).await?;
     remote.ready(&context.session).await?;
     let store = context.initiator.store.clone().map_err(Refusal::fault)?;
 
