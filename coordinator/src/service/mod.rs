@@ -11,6 +11,7 @@ mod bytestream;
 mod capabilities;
 mod cas;
 mod desk;
+mod detached;
 mod execution;
 mod job;
 mod messages;
@@ -50,6 +51,7 @@ struct Site {
     store: Store,
     config: Arc<CoordinatorConfig>,
     desk: desk::Desk,
+    detached: Arc<detached::Detached>,
     inputs: Arc<tree::Inputs>,
 }
 
@@ -98,6 +100,7 @@ pub async fn serve(
     let _stop_on_drop = stop.clone().drop_guard();
     let site = Site {
         desk: desk::Desk::start(config.limits(), stop.clone()),
+        detached: Arc::default(),
         inputs: Arc::new(tree::Inputs::default()),
         store,
         config: Arc::new(config),
