@@ -11,11 +11,7 @@ use crate::config::Config;
 use crate::error::{CliError, Context, Result};
 
 pub fn run(args: &Json, config: &Config) -> Result<ExitCode> {
-    let Some(url) = super::up::coordinator_of(config) else {
-        return Err(CliError::new("no coordinator is configured").hint(
-            "Set DBUILD_COORDINATOR=http://HOST:PORT, or try `dbuild up` for a pool on this machine.",
-        ));
-    };
+    let url = super::up::coordinator(config)?;
     let helpers = super::small_runtime()?.block_on(list(&url))?;
     let text = if args.json { json(&helpers) } else { table(&url, &helpers) };
     super::print(&text)?;
