@@ -52,6 +52,7 @@ impl Detached {
         let given = self.remote.detach(described.digest, &described.blobs, self.purpose()).await;
         given.map_err(|fault| {
             CliError::new(format!("failed to give the job to the pool at {}: {}", self.url, fault.message))
+                .hint("Without --detach a job runs here when the pool cannot take it.")
         })?;
         Ok(described.digest)
     }
@@ -87,6 +88,10 @@ impl Detached {
         let mut lost_at = None;
         loop {
             let why = match self.remote.wait_for(task, self.purpose()).await.map_err(said)? {
+                // Helpers come back some seconds after their coordinator.
+                Waited::Ended(response) if lost_at.is_some() && is_without_helpers(&response) => {
+                    "it has no helpers".to_owned()
+                }
                 Waited::Ended(response) => return ended(task, *response),
                 Waited::Unknown => {
                     let unknown = format!("the pool at {} does not know job {task}", self.url);
@@ -102,7 +107,7 @@ impl Detached {
             });
             if lost_at.elapsed() > PATIENCE {
                 return Err(CliError::new(format!(
-                    "the coordinator at {} did not come back: {why}",
+                    "the coordinator at {} did not come back as it was: {why}",
                     self.url
                 ))
                 .hint("The job may be done all the same: ask again when the coordinator can be reached."));
@@ -135,6 +140,11 @@ fn said(fault: Fault) -> CliError {
 
 fn lacking(fault: &Fault) -> CliError {
     CliError::new(format!("failed to bring what the job made: {}", fault.message))
+}
+
+/// Whether nobody was there to run it.
+fn is_without_helpers(response: &re::ExecuteResponse) -> bool {
+    response.status.as_ref().is_some_and(|status| status.code == tonic::Code::Unavailable as i32)
 }
 
 /// The answer, if it has a result.

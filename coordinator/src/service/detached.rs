@@ -3,8 +3,8 @@
 //! While such a task is in flight the coordinator itself watches it, so the pool treats it like any other and its bounds
 //! hold. Of each one the store has a record, which the coordinator's end does not touch: that it was accepted (no bytes),
 //! then, unless the action cache knows its result, its answer (an `ExecuteResponse`). A task that was accepted and of which
-//! nothing more is known, because a coordinator ended before it did or its result was evicted, is started again by whoever
-//! waits for it. Records are evicted like all that the store holds: then nobody knows the task any more.
+//! nothing more is known, because a coordinator ended before it did, there was no helper, or its result was evicted, is
+//! started again by whoever waits for it. Records are evicted like all that the store holds: then nobody knows the task any more.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -156,9 +156,11 @@ pub async fn accept(site: &Site, action: &ActionId) -> Result<(), Status> {
     blocking(move || store.put_action(&key, &[]).map_err(refusal::cache)).await
 }
 
-/// Keeps an answer that the action cache does not have.
+/// Keeps an answer that the action cache does not have. That there was no helper is no word about the action: whoever waits
+/// for it later has it started again.
 fn write_down(store: &Store, action: &ActionId, answer: &Answer) -> Result<(), Status> {
-    if action_cache::recall(store, action)?.is_some() {
+    let no_helper = answer.status.as_ref().is_some_and(|status| status.code == Code::Unavailable as i32);
+    if no_helper || action_cache::recall(store, action)?.is_some() {
         return Ok(());
     }
     store.put_action(&key(action), &answer.encode_to_vec()).map_err(refusal::cache)

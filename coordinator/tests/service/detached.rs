@@ -186,6 +186,12 @@ async fn detached_tasks_count_and_end_like_others() {
     assert_eq!(ask(&site, name(second)).await.unwrap_err().code(), Code::NotFound);
     let given = wait(&site, action).await;
     assert_eq!((code(&given), message(&given)), (Code::Unavailable, "no helper is connected"));
+    // That nobody was there to run it is not its result.
+    let mut helper = Helper::attach(&site, "mars", 1).await;
+    let mut waiting = ask(&site, name(action)).await.unwrap();
+    let lease = helper.lease().await;
+    helper.finish(&lease, &re::ActionResult { exit_code: 7, ..Default::default() }).await;
+    assert_eq!(last(&mut waiting).await.result.unwrap().exit_code, 7);
     // It made room.
     detach(&site, second).await;
     site.stop().await;
