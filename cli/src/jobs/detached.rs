@@ -106,9 +106,9 @@ impl Detached {
                 Instant::now()
             });
             if lost_at.elapsed() > PATIENCE {
+                let (seconds, url) = (PATIENCE.as_secs(), &self.url);
                 return Err(CliError::new(format!(
-                    "the coordinator at {} did not come back as it was: {why}",
-                    self.url
+                    "waited {seconds} s in vain for the coordinator at {url}: {why}"
                 ))
                 .hint("The job may be done all the same: ask again when the coordinator can be reached."));
             }

@@ -31,8 +31,13 @@ async fn ask(site: &Site, name: String) -> Result<Streaming<Operation>, Status> 
         .map(tonic::Response::into_inner)
 }
 
+/// The answer at a stream's end; a task that would run again instead waits for a helper in vain, and this fails.
+async fn end(operations: &mut Streaming<Operation>) -> re::ExecuteResponse {
+    soon(last(operations)).await
+}
+
 async fn wait(site: &Site, action: Digest) -> re::ExecuteResponse {
-    last(&mut ask(site, name(action)).await.unwrap()).await
+    end(&mut ask(site, name(action)).await.unwrap()).await
 }
 
 /// A site that lets go at once of what nobody watches.
@@ -61,7 +66,7 @@ async fn a_task_goes_on_when_its_caller_leaves() {
     let mut waiting = ask(&site, name(action)).await.unwrap();
     next(&mut waiting).await;
     helper.finish(&lease, &result(object)).await;
-    let given = last(&mut waiting).await;
+    let given = end(&mut waiting).await;
     assert_eq!((code(&given), given.cached_result), (Code::Ok, false));
     assert_eq!(given.result.unwrap().output_files, result(object).output_files);
     let again = wait(&site, action).await;
@@ -117,7 +122,7 @@ async fn what_fails_is_kept_over_a_restart_until_it_is_asked_for_anew() {
     let mut waiting = ask(&site, name(failing)).await.unwrap();
     let lease = helper.lease().await;
     helper.finish(&lease, &good).await;
-    assert_eq!(last(&mut waiting).await.result.unwrap().exit_code, 0);
+    assert_eq!(end(&mut waiting).await.result.unwrap().exit_code, 0);
     site.stop().await;
 }
 
@@ -139,7 +144,7 @@ async fn a_task_that_a_restart_ended_is_started_again_by_who_waits() {
     let mut waiting = ask(&site, name(action)).await.unwrap();
     let object = site.put(b"object").await;
     helper.finish(&lease, &result(object)).await;
-    assert_eq!(code(&last(&mut waiting).await), Code::Ok);
+    assert_eq!(code(&end(&mut waiting).await), Code::Ok);
     // Its result is lost: it is made again.
     drop(helper);
     let site = site.restart().await;
@@ -148,7 +153,7 @@ async fn a_task_that_a_restart_ended_is_started_again_by_who_waits() {
     let mut waiting = ask(&site, name(action)).await.unwrap();
     let lease = helper.lease().await;
     helper.finish(&lease, &result(site.put(b"object").await)).await;
-    assert_eq!(code(&last(&mut waiting).await), Code::Ok);
+    assert_eq!(code(&end(&mut waiting).await), Code::Ok);
     site.stop().await;
 }
 
@@ -161,7 +166,7 @@ async fn what_nobody_asked_for_is_unknown() {
     let mut operations = site.execute(action).await;
     let lease = helper.lease().await;
     helper.finish(&lease, &re::ActionResult { exit_code: 1, ..Default::default() }).await;
-    last(&mut operations).await;
+    end(&mut operations).await;
     let elsewhere = format!("elsewhere/{}", name(action));
     for name in [name(action), elsewhere, name(F.digest(b"no action")), format!("{}/x", name(action))] {
         assert_eq!(ask(&site, name.clone()).await.unwrap_err().code(), Code::NotFound, "{name}");
@@ -179,9 +184,9 @@ async fn detached_tasks_count_and_end_like_others() {
     let action = site.action(|_, _| {}).await;
     let second = site.action(|action, _| action.salt = b"2".to_vec()).await;
     let missing = site.action(|action, _| action.input_root_digest = Some(F.digest(b"gone").to_wire())).await;
-    assert_eq!(code(&last(&mut execute(&site, missing).await).await), Code::FailedPrecondition);
+    assert_eq!(code(&end(&mut execute(&site, missing).await).await), Code::FailedPrecondition);
     detach(&site, action).await;
-    let refused = last(&mut execute(&site, second).await).await;
+    let refused = end(&mut execute(&site, second).await).await;
     assert_eq!(code(&refused), Code::ResourceExhausted);
     assert_eq!(ask(&site, name(second)).await.unwrap_err().code(), Code::NotFound);
     let given = wait(&site, action).await;
@@ -191,7 +196,7 @@ async fn detached_tasks_count_and_end_like_others() {
     let mut waiting = ask(&site, name(action)).await.unwrap();
     let lease = helper.lease().await;
     helper.finish(&lease, &re::ActionResult { exit_code: 7, ..Default::default() }).await;
-    assert_eq!(last(&mut waiting).await.result.unwrap().exit_code, 7);
+    assert_eq!(end(&mut waiting).await.result.unwrap().exit_code, 7);
     // It made room.
     detach(&site, second).await;
     site.stop().await;
