@@ -4,7 +4,7 @@
 set -eu
 
 # program:package
-tools="gcc:gcc g++:g++ make:make cmake:cmake ninja:ninja-build clang:clang unshare:util-linux script:bsdutils redis-server:redis-server"
+tools="gcc:gcc g++:g++ make:make cmake:cmake ninja:ninja-build clang:clang unshare:util-linux script:bsdutils redis-check-rdb:redis-tools"
 
 packages=""
 for pair in $tools; do

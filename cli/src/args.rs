@@ -37,6 +37,10 @@ pub enum Command {
     Helper(Helper),
     /// Run any command on the pool, as a job whose result is kept
     Submit(Submit),
+    /// Wait for a detached job, and end as it did: its words, its exit code
+    Wait(Task),
+    /// As `wait`, and bring the job's outputs to the current directory
+    Fetch(Task),
     /// Run a command for each line of stdin, on the pool, and print in order what they print
     Map(Map),
     /// Start a coordinator and helpers on this machine, for a first look
@@ -253,7 +257,7 @@ pub struct Needs {
     /// A variable that the command sees; it sees no others but PATH
     #[arg(long, value_name = "NAME=VALUE")]
     pub env: Vec<String>,
-    /// Run it in any case, and do not keep the result
+    /// Run it in any case, and do not keep the result for other jobs
     #[arg(long)]
     pub no_cache: bool,
 }
@@ -262,9 +266,18 @@ pub struct Needs {
 pub struct Submit {
     #[command(flatten)]
     pub needs: Needs,
+    /// Do not wait: print the job's id when the pool has accepted it (see `dbuild wait`, `dbuild fetch`)
+    #[arg(long)]
+    pub detach: bool,
     /// The command and its arguments
     #[arg(required = true, last = true)]
     pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Task {
+    /// What `dbuild submit --detach` printed
+    pub id: String,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 //! A `Digest` does not carry its function: like the REAPI's, it is read in the context of a request.
 
 use std::fmt;
+use std::str::FromStr;
 
 use sha2::Digest as _;
 
@@ -33,6 +34,8 @@ pub enum DigestError {
     Function(i32),
     #[error("digest is missing")]
     Missing,
+    #[error("{0:?} is not of the form HASH/SIZE")]
+    Form(String),
 }
 
 impl DigestFunction {
@@ -137,6 +140,19 @@ impl fmt::Display for Digest {
     }
 }
 
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    /// Reads exactly what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let bad = || DigestError::Form(text.chars().take(100).collect());
+        let (hash, digits) = text.split_once('/').ok_or_else(bad)?;
+        // Sizes are int64 on the wire.
+        let size = digits.parse::<i64>().ok().and_then(|size| u64::try_from(size).ok()).ok_or_else(bad)?;
+        if size.to_string() == digits { Digest::from_hex(hash, size) } else { Err(bad()) }
+    }
+}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -222,6 +238,10 @@ mod tests {
         }
         let negative = re::Digest { hash: "0".repeat(64), size_bytes: -1 };
         assert_eq!(Digest::from_wire(&negative), Err(DigestError::Size(-1)));
+        let hash = "0".repeat(64);
+        for size in ["", "/", "/-1", "/+1", "/01", "/1 ", "/1/1", "/9223372036854775808", " 1"] {
+            assert!(format!("{hash}{size}").parse::<Digest>().is_err(), "{size:?}");
+        }
     }
 
     proptest::proptest! {
@@ -229,6 +249,7 @@ mod tests {
         fn hex_round_trips(hash: [u8; 32], size in 0..i64::MAX as u64) {
             let digest = Digest { hash, size };
             proptest::prop_assert_eq!(Digest::from_wire(&digest.to_wire()), Ok(digest));
+            proptest::prop_assert_eq!(digest.to_string().parse(), Ok(digest));
         }
     }
 }

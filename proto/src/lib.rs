@@ -49,6 +49,13 @@ pub const TOOL_NAME: &str = "dbuild";
 /// Header of an Execute call: how many milliseconds the client expects the action to run, from when it ran before.
 pub const EXPECTED_MS: &str = "dbuild-expected-ms";
 
+/// Header of an Execute call whose caller leaves before the end: the action goes on without anybody who waits, and its
+/// operation is named by the action, so that it can be waited for from anywhere (`WaitExecution`).
+pub const DETACHED: &str = "dbuild-detached";
+
+/// Such an operation's name, behind an instance's, up to the digest function: `operations/detached/blake3/HASH/SIZE`.
+pub const DETACHED_OPERATIONS: &str = "operations/detached/";
+
 /// The pool protocol (`proto/pool.proto`).
 #[allow(clippy::all, missing_docs)]
 pub mod pool {

@@ -50,22 +50,18 @@ impl TestCluster {
         // The port is free now; that nobody takes it in between is as good as it gets for a process of its own.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut cluster = TestCluster { root, port, coordinator: None, helpers: Vec::new() };
-        let own = cluster.root.path().join("coordinator");
-        let listen = format!("127.0.0.1:{port}");
-        let args = ["coordinator".into(), "--listen".into(), listen.into(), "--data".into(), own];
-        cluster.coordinator = Some(cluster.spawn("coordinator", &args));
-        wait_until("the coordinator answers", || cluster.list().is_some());
+        cluster.start_coordinator();
         for index in 0..helpers {
             cluster.spawn_helper(data.get(index).copied(), &[]);
         }
-        cluster.wait_for_helpers();
+        cluster.wait_until_online();
         cluster
     }
 
     /// One more helper of two slots, online, with these arguments besides; gives its index.
     pub fn add_helper(&mut self, args: &[&str]) -> usize {
         self.spawn_helper(None, args);
-        self.wait_for_helpers();
+        self.wait_until_online();
         self.helpers.len() - 1
     }
 
@@ -79,13 +75,6 @@ impl TestCluster {
         args.extend(more.iter().map(PathBuf::from));
         let child = self.spawn(&name, &args);
         self.helpers.push(Some(child));
-    }
-
-    fn wait_for_helpers(&self) {
-        let wanted = self.helpers.iter().flatten().count();
-        let online =
-            || self.list().is_some_and(|lines| lines.iter().filter(|line| line.online).count() >= wanted);
-        wait_until("the helpers are online", online);
     }
 
     /// Where helper `index` keeps its data, unless it was told another place.
@@ -111,6 +100,22 @@ impl TestCluster {
     pub fn dbuild(&self, args: &[&str]) -> std::process::Output {
         let args: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
         self.command(&args).env("DBUILD_COORDINATOR", self.url()).output().unwrap()
+    }
+
+    /// Starts a coordinator over what an earlier one left, and waits for it.
+    fn start_coordinator(&mut self) {
+        let own = self.root.path().join("coordinator");
+        let listen = format!("127.0.0.1:{}", self.port);
+        let args = ["coordinator".into(), "--listen".into(), listen.into(), "--data".into(), own];
+        self.coordinator = Some(self.spawn("coordinator", &args));
+        wait_until("the coordinator answers", || self.list().is_some());
+    }
+
+    fn wait_until_online(&self) {
+        let helpers = self.helpers.iter().flatten().count();
+        let online =
+            || self.list().is_some_and(|lines| lines.iter().filter(|line| line.online).count() >= helpers);
+        wait_until("the helpers are online", online);
     }
 
     /// Where coordinator and helpers keep their data.
@@ -149,6 +154,12 @@ impl TestCluster {
         child.wait().unwrap();
     }
 
+    /// Another coordinator, with the same address and disk, in the place of one that was killed.
+    pub fn replace_coordinator(&mut self) {
+        self.start_coordinator();
+        self.wait_until_online();
+    }
+
     /// What coordinator and helpers wrote to their stderr, for the report of a test that fails.
     pub fn logs(&self) -> String {
         let mut text = String::new();
@@ -176,7 +187,8 @@ impl TestCluster {
     }
 
     fn spawn(&self, name: &str, args: &[PathBuf]) -> Child {
-        let log = std::fs::File::create(self.root.path().join(format!("{name}.log"))).unwrap();
+        let log = self.root.path().join(format!("{name}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = self.command(args);
         command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }

@@ -3,71 +3,11 @@
 // Panics are how tests report; clippy would allow them in test functions only.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use dbuild_tests::{TestCluster, dbuild, wait_until};
+use dbuild_tests::{Desk, TestCluster, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// A user's directory, and the pool that they use.
-struct Desk<'a> {
-    place: tempfile::TempDir,
-    cluster: Option<&'a TestCluster>,
-}
-
-struct Said {
-    code: i32,
-    out: String,
-    /// Without the lines of dbuild's own.
-    err: String,
-    own: String,
-}
-
-impl Desk<'_> {
-    fn new(cluster: Option<&TestCluster>) -> Desk<'_> {
-        Desk { place: tempfile::Builder::new().prefix("dbuild-test-").tempdir().unwrap(), cluster }
-    }
-
-    fn path(&self) -> &Path {
-        self.place.path()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-    }
-
-    fn run(&self, args: &[&str]) -> Said {
-        self.run_with(args, "")
-    }
-
-    fn run_with(&self, args: &[&str], stdin: &str) -> Said {
-        let mut command = Command::new(dbuild());
-        command.args(args).env_clear().current_dir(self.path());
-        command.env("PATH", "/usr/bin:/bin").env("HOME", self.path()).env("SECRET", "s3cret");
-        command.env("DBUILD_DATA_DIR", self.path().join(".data"));
-        if let Some(cluster) = self.cluster {
-            command.env("DBUILD_COORDINATOR", cluster.url());
-        }
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // It may end without having read it.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let stderr = text(output.stderr);
-        let lines =
-            |own: bool| stderr.split_inclusive('\n').filter(move |line| line.starts_with("dbuild: ") == own);
-        let (err, own) = (lines(false).collect(), lines(true).collect());
-        Said { code: output.status.code().unwrap(), out: text(output.stdout), err, own }
-    }
-}
 
 #[test]
 fn a_job_reads_what_it_is_given_and_its_result_is_kept() {
@@ -250,11 +190,9 @@ fn a_list_is_mapped_in_order_and_reduced() {
 #[test]
 fn an_interrupted_job_leaves_nothing() {
     let desk = Desk::new(None);
-    let mut command = Command::new(dbuild());
-    command.args(["submit", "--output", "out", "--", "sh", "-c", "echo $$ > out; exec sleep 1000"]);
-    command.env_clear().current_dir(desk.path()).stdin(Stdio::null()).stderr(Stdio::null());
-    command.env("HOME", desk.path()).env("DBUILD_DATA_DIR", desk.path().join(".data"));
-    let mut child = command.spawn().unwrap();
+    let mut command =
+        desk.command(&["submit", "--output", "out", "--", "sh", "-c", "echo $$ > out; exec sleep 1000"]);
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let staged = || {
         let mut entries = std::fs::read_dir(desk.path()).unwrap().map(|entry| entry.unwrap().path());
         entries.find_map(|path| std::fs::read_to_string(path.join("out")).ok())

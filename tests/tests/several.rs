@@ -5,7 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use dbuild_tests::{
@@ -26,11 +27,16 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn spawn(root: &Path, name: &str, program: &Path, args: &[&str]) -> Child {
+fn command(root: &Path, name: &str, program: &Path) -> Command {
     let log = std::fs::File::create(root.join(format!("{name}.log"))).unwrap();
     let mut command = Command::new(program);
-    command.args(args).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", root).current_dir(root);
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", root).current_dir(root);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    command
+}
+
+fn spawn(root: &Path, name: &str, args: &[&str]) -> Child {
+    command(root, name, dbuild()).args(args).spawn().unwrap()
 }
 
 impl Council {
@@ -45,14 +51,14 @@ impl Council {
             let listen = format!("127.0.0.1:{port}");
             let data = format!("coordinator-{number}");
             let args = ["coordinator", "--listen", &listen, "--data", &data, "--state", &council.url()];
-            let child = spawn(council.root.path(), &data, dbuild(), &args);
+            let child = spawn(council.root.path(), &data, &args);
             council.coordinators.push((port, child));
         }
         for number in 0..2 {
             let name = format!("helper-{number}");
             let args =
                 ["helper", "--coordinator", &council.url(), "--slots", "2", "--name", &name, "--data", &name];
-            council.helpers.push(spawn(council.root.path(), &name, dbuild(), &args));
+            council.helpers.push(spawn(council.root.path(), &name, &args));
         }
         wait_until("the pool is there", || council.online() == 2);
         council
@@ -111,15 +117,21 @@ fn online(list: Option<serde_json::Value>) -> usize {
     helpers.iter().filter(|helper| helper["online"] == true).count()
 }
 
+/// Debian's `redis-tools` has the server under another name, and starts no service of its own when it is installed.
 fn start_redis(root: &Path, port: u16) -> Child {
     let port = port.to_string();
-    let program = PathBuf::from("/usr/bin/redis-server");
-    spawn(
-        root,
-        "redis",
-        &program,
-        &["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
-    )
+    let mut command = command(root, "redis", Path::new("redis-check-rdb"));
+    command.arg0("redis-server").args([
+        "--port",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]);
+    command.spawn().unwrap()
 }
 
 impl Drop for Council {
@@ -153,7 +165,7 @@ fn another_coordinator_takes_over_in_the_middle_of_a_build() {
     if !namespaces_work() {
         return skips.skip("all of it", "the kernel refuses user namespaces");
     }
-    if !skips.need("redis-server", "all of it") {
+    if !skips.need("redis-check-rdb", "all of it") {
         return;
     }
     let mut council = Council::start();

@@ -12,11 +12,7 @@ use crate::config::Config;
 use crate::error::{CliError, Context, Result};
 
 pub fn run(args: &Helpers, config: &Config) -> Result<ExitCode> {
-    let Some(url) = super::up::coordinator_to_ask(config)? else {
-        return Err(CliError::new("no coordinator is configured").hint(
-            "Set DBUILD_COORDINATOR=http://HOST:PORT, or try `dbuild up` for a pool on this machine.",
-        ));
-    };
+    let url = super::up::coordinator(config)?;
     let runtime = super::small_runtime()?;
     match &args.change {
         Some(ChangeHelper::Drain { name }) => return runtime.block_on(drain(&url, name, true)),

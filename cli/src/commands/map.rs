@@ -12,7 +12,7 @@ use super::submit;
 use crate::args::{Map, Needs};
 use crate::config::{Config, processors};
 use crate::error::{CliError, Context, Result};
-use crate::jobs::{Job, Runner, Tally};
+use crate::jobs::{Job, Runner, Tally, overlap};
 
 /// More failures than this are not counted.
 const MOST_FAILURES: usize = 100;
@@ -85,7 +85,7 @@ fn apart(jobs: &[Job]) -> Result<()> {
     let mut outputs: Vec<&Path> = jobs.iter().flat_map(|job| &job.outputs).map(PathBuf::as_path).collect();
     // What lies in a directory comes right behind it: paths compare name by name.
     outputs.sort();
-    match outputs.windows(2).find(|pair| submit::overlap(pair[0], pair[1])) {
+    match outputs.windows(2).find(|pair| overlap(pair[0], pair[1])) {
         None => Ok(()),
         Some(pair) => Err(CliError::new(format!("two lines write to {}", pair[1].display()))
             .hint("Put {} into the name of each --output, so that every line has its own.")),

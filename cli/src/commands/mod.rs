@@ -2,6 +2,7 @@
 
 mod cache;
 mod coordinator;
+mod detached;
 mod doctor;
 mod helper;
 mod helpers;
@@ -16,6 +17,8 @@ mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
+
+use detached::Collect;
 
 use crate::args::Command;
 use crate::config::Config;
@@ -33,6 +36,8 @@ pub fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Helper(args) => helper::run(args),
         Command::HelperWorker(args) => helper::work(args),
         Command::Submit(args) => submit::run(args, &Config::from_process()?),
+        Command::Wait(args) => detached::collect(&args, Collect::Words, &Config::from_process()?),
+        Command::Fetch(args) => detached::collect(&args, Collect::All, &Config::from_process()?),
         Command::Map(args) => map::run(args, &Config::from_process()?),
         Command::Up(args) => up::up(&args, &Config::from_process()?),
         Command::Down => up::down(&Config::from_process()?),

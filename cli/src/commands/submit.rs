@@ -8,11 +8,14 @@ use std::process::ExitCode;
 use crate::args::{Needs, Submit};
 use crate::config::Config;
 use crate::error::{CliError, Context, Result};
-use crate::jobs::{Done, Job, Runner, Tally, below};
+use crate::jobs::{Done, Job, Runner, Tally, below, outputs_below};
 
 pub fn run(args: Submit, config: &Config) -> Result<ExitCode> {
     let cwd = std::env::current_dir().context("find the current directory")?;
     let job = job(&args.needs, args.command, &cwd)?;
+    if args.detach {
+        return super::detached::submit(job, config);
+    }
     let url = super::up::coordinator_or_none(config);
     super::server_runtime()?.block_on(async {
         let runner = Runner::new(config, url.as_deref())?;
@@ -36,32 +39,14 @@ pub fn job(needs: &Needs, argv: Vec<String>, cwd: &Path) -> Result<Job> {
         })?;
         env.insert(name.to_owned(), value.to_owned());
     }
-    let outputs = paths(&needs.output)?;
-    if outputs.iter().any(|output| output.as_os_str().is_empty()) {
-        return Err(CliError::new("the current directory itself cannot be an output")
-            .hint("Name files and directories in it."));
-    }
-    for (index, output) in outputs.iter().enumerate() {
-        if let Some(other) = outputs[..index].iter().find(|other| overlap(output, other)) {
-            return Err(CliError::new(format!(
-                "the outputs {} and {} overlap",
-                other.display(),
-                output.display()
-            )));
-        }
-    }
+    let outputs = outputs_below(cwd, &needs.output)?;
     if needs.input.iter().chain(&needs.output).any(|path| path.as_os_str().is_empty()) {
         return Err(CliError::new("a path is empty").hint("The current directory is called `.`."));
     }
     if argv[0].is_empty() {
         return Err(CliError::new("the command has no program"));
     }
-    Ok(Job { argv, env, inputs: paths(&needs.input)?, outputs, uncached: needs.no_cache })
-}
-
-/// One is the other, or lies in it.
-pub fn overlap(one: &Path, other: &Path) -> bool {
-    one.starts_with(other) || other.starts_with(one)
+    Ok(Job { argv, env, inputs: paths(&needs.input)?, outputs, uncached: needs.no_cache, salt: Vec::new() })
 }
 
 /// Prints what a job printed, and says which outputs it did not write. False if nobody reads any more.

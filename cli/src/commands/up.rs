@@ -59,6 +59,14 @@ pub fn coordinator_or_none(config: &Config) -> Option<String> {
     })
 }
 
+/// The coordinator of a command that needs one.
+pub fn coordinator(config: &Config) -> Result<String> {
+    coordinator_to_ask(config)?.ok_or_else(|| {
+        CliError::new("no coordinator is configured")
+            .hint("Set DBUILD_COORDINATOR=http://HOST:PORT, or try `dbuild up` for a pool on this machine.")
+    })
+}
+
 pub fn up(args: &Up, config: &Config) -> Result<ExitCode> {
     if let Some(pool) = read(config)
         && pool.processes.iter().any(Process::alive)

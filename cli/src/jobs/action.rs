@@ -41,9 +41,9 @@ pub fn describe(job: &Job, cwd: &Path) -> Result<Described> {
         command_digest: Some(command.to_wire()),
         input_root_digest: Some(root.to_wire()),
         do_not_cache: job.uncached,
+        salt: job.salt.clone(),
         timeout: Some(Duration { seconds: LONGEST_SECONDS, nanos: 0 }),
         platform: Some(platform()),
-        ..Default::default()
     };
     let digest = own(&action, &mut blobs);
     Ok(Described { digest, blobs })

@@ -6,6 +6,7 @@
 //! fails, the job runs here, in a directory of its own likewise.
 
 mod action;
+mod detached;
 mod outputs;
 mod runner;
 mod staging;
@@ -14,6 +15,7 @@ mod tally;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+pub use detached::Detached;
 pub use runner::{Done, Runner};
 pub use tally::Tally;
 
@@ -37,6 +39,8 @@ pub struct Job {
     pub outputs: Vec<PathBuf>,
     /// Its result is not kept, and no kept one answers it.
     pub uncached: bool,
+    /// What tells it from jobs that are equal otherwise.
+    pub salt: Vec<u8>,
 }
 
 /// A path as its owner wrote it, relative to `cwd`, without `.` and `..`.
@@ -64,6 +68,33 @@ pub fn below(cwd: &Path, path: &Path) -> Result<PathBuf> {
             Err(CliError::new(format!("{} is not UTF-8, and jobs have only such names", clean.display())))
         }
     }
+}
+
+/// Where a job may write: paths as in [`below`], none of which is or lies in another.
+///
+/// # Errors
+/// As for `below`, and for the current directory itself.
+pub fn outputs_below(cwd: &Path, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let outputs = paths.iter().map(|path| below(cwd, path)).collect::<Result<Vec<_>>>()?;
+    if outputs.iter().any(|output| output.as_os_str().is_empty()) {
+        return Err(CliError::new("the current directory itself cannot be an output")
+            .hint("Name files and directories in it."));
+    }
+    for (index, output) in outputs.iter().enumerate() {
+        if let Some(other) = outputs[..index].iter().find(|other| overlap(output, other)) {
+            return Err(CliError::new(format!(
+                "the outputs {} and {} overlap",
+                other.display(),
+                output.display()
+            )));
+        }
+    }
+    Ok(outputs)
+}
+
+/// One is the other, or lies in it.
+pub fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Where a job runs: on the pool, or here where there is none or it fails.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +10,7 @@ use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::{Digest, DigestFunction};
 use tokio::sync::Semaphore;
 
+use super::action::Described;
 use super::staging::Staging;
 use super::{Job, PATH, action, outputs};
 use crate::config::{Config, processors};
@@ -67,10 +68,8 @@ impl Runner {
                 Ok((Remote::new(url).map_err(|fault| CliError::new(fault.message))?, store))
             }
         };
-        // What one shell or script submits is one build to the pool.
-        let session = format!("job-{}", std::os::unix::process::parent_id());
         let here = Semaphore::new(processors() as usize);
-        Ok(Runner(Arc::new(Inner { cwd, session, pool, here, said: Mutex::default() })))
+        Ok(Runner(Arc::new(Inner { cwd, session: session(), pool, here, said: Mutex::default() })))
     }
 
     /// Runs one job to its end. A fault of the pool's is said, and the job runs here.
@@ -82,12 +81,7 @@ impl Runner {
             Ok(pool) => pool,
             Err(why) => return self.here(job, why).await,
         };
-        let described = {
-            let (job, cwd) = (job.clone(), self.0.cwd.clone());
-            tokio::task::spawn_blocking(move || action::describe(&job, &cwd))
-                .await
-                .context("read the inputs")??
-        };
+        let described = describe(job.clone(), &self.0.cwd).await?;
         let staging = Staging::new(job, &self.0.cwd)?;
         let ran = async {
             remote.ready(&self.0.session).await?;
@@ -113,15 +107,9 @@ impl Runner {
         staging: &Staging,
         response: re::ExecuteResponse,
     ) -> Result<Done, Fault> {
-        let result = response.result.ok_or_else(|| Fault::new("the pool gave no result"))?;
-        outputs::bring(remote, store, job, staging.path(), &result).await?;
-        let stdout = text(remote, store, result.stdout_raw, result.stdout_digest).await?;
-        let stderr = text(remote, store, result.stderr_raw, result.stderr_digest).await?;
-        let helper = result.execution_metadata.unwrap_or_default().worker;
-        let place = if response.cached_result { Place::Cached } else { Place::Helper(helper) };
-        // Codes above 255 are no process's.
-        let code = u8::try_from(result.exit_code).unwrap_or(u8::MAX);
-        Ok(Done { code, stdout, stderr, missing: Vec::new(), place })
+        let result = response.result.as_ref().ok_or_else(|| Fault::new("the pool gave no result"))?;
+        outputs::bring(remote, store, job, staging.path(), result).await?;
+        printed(remote, store, response).await
     }
 
     async fn here(&self, job: &Job, why: &str) -> Result<Done> {
@@ -166,6 +154,29 @@ impl Runner {
             eprintln!("dbuild: {why}; jobs run here");
         }
     }
+}
+
+/// What one shell or script submits is one build to the pool.
+pub fn session() -> String {
+    format!("job-{}", std::os::unix::process::parent_id())
+}
+
+/// The job's action, with its inputs as they are now.
+pub async fn describe(job: Job, cwd: &Path) -> Result<Described> {
+    let cwd = cwd.to_owned();
+    tokio::task::spawn_blocking(move || action::describe(&job, &cwd)).await.context("read the inputs")?
+}
+
+/// What a job printed on the pool, and how it ended.
+pub async fn printed(remote: &Remote, store: &Store, response: re::ExecuteResponse) -> Result<Done, Fault> {
+    let result = response.result.ok_or_else(|| Fault::new("the pool gave no result"))?;
+    let stdout = text(remote, store, result.stdout_raw, result.stdout_digest).await?;
+    let stderr = text(remote, store, result.stderr_raw, result.stderr_digest).await?;
+    let helper = result.execution_metadata.unwrap_or_default().worker;
+    let place = if response.cached_result { Place::Cached } else { Place::Helper(helper) };
+    // Codes above 255 are no process's.
+    let code = u8::try_from(result.exit_code).unwrap_or(u8::MAX);
+    Ok(Done { code, stdout, stderr, missing: Vec::new(), place })
 }
 
 /// What a job printed: in the result itself, or a blob.

@@ -13,11 +13,13 @@ use crate::pool::ActionId;
 
 pub struct Service(pub Site);
 
-/// Where an action's result is kept. The instance's length stands before it, so that no two fields can
-/// run into each other.
-pub fn key(action: &ActionId) -> ActionKey {
+const RESULT: &[u8] = b"dbuild action result 1\0";
+
+/// Where something is kept of an action: `kind` says what, and ends with a zero byte. The instance's length stands before
+/// it, so that no two fields can run into each other.
+pub fn key(kind: &[u8], action: &ActionId) -> ActionKey {
     let mut hasher = Hasher::new(DigestFunction::Blake3);
-    hasher.update(b"dbuild action result 1\0");
+    hasher.update(kind);
     hasher.update(&(action.instance.len() as u64).to_le_bytes());
     hasher.update(action.instance.as_bytes());
     hasher.update(&action.function.to_wire().to_le_bytes());
@@ -28,7 +30,7 @@ pub fn key(action: &ActionId) -> ActionKey {
 
 /// The action's result, if there is one and it is complete. Blocks.
 pub fn recall(store: &Store, action: &ActionId) -> Result<Option<re::ActionResult>, Status> {
-    let key = key(action);
+    let key = key(RESULT, action);
     let Some(value) = store.action(&key).map_err(refusal::cache)? else { return Ok(None) };
     let Ok(result) = re::ActionResult::decode(value.as_slice()) else {
         store.remove_action(&key).map_err(refusal::cache)?;
@@ -43,7 +45,7 @@ pub fn recall(store: &Store, action: &ActionId) -> Result<Option<re::ActionResul
 
 /// Keeps a result that was checked. Blocks.
 pub fn keep(store: &Store, action: &ActionId, result: &re::ActionResult) -> Result<(), Status> {
-    store.put_action(&key(action), &result.encode_to_vec()).map_err(refusal::cache)
+    store.put_action(&key(RESULT, action), &result.encode_to_vec()).map_err(refusal::cache)
 }
 
 /// Which action a request means.

@@ -43,18 +43,35 @@ pub struct Progress {
     pub answer: Option<Answer>,
 }
 
+impl Progress {
+    /// What nobody has begun with.
+    pub fn queued() -> Progress {
+        Progress { stage: re::execution_stage::Value::Queued, ready: None, answer: None }
+    }
+}
+
 /// Someone who waits for a task. Dropping it tells the desk.
 pub struct Watcher {
     pub task: TaskId,
     pub job: Arc<Job>,
     pub progress: watch::Receiver<Progress>,
-    leaves: mpsc::UnboundedSender<TaskId>,
+    /// None: the desk does not count this one.
+    leaves: Option<mpsc::UnboundedSender<TaskId>>,
+}
+
+impl Watcher {
+    /// Someone who sees of the task what comes by `progress`, and for whom it is not kept going.
+    pub fn onlooker(&self, progress: watch::Receiver<Progress>) -> Watcher {
+        Watcher { task: self.task, job: self.job.clone(), progress, leaves: None }
+    }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Fails only when the desk is gone, and then nobody counts watchers.
-        let _ = self.leaves.send(self.task);
+        if let Some(leaves) = &self.leaves {
+            // Fails only when the desk is gone, and then nobody counts watchers.
+            let _ = leaves.send(self.task);
+        }
     }
 }
 
@@ -277,12 +294,7 @@ impl Owner {
                 match effect {
                     Effect::Accepted { task, merged } => {
                         if !merged && let Some(job) = job.take() {
-                            let start = Progress {
-                                stage: re::execution_stage::Value::Queued,
-                                ready: None,
-                                answer: None,
-                            };
-                            let progress = watch::Sender::new(start);
+                            let progress = watch::Sender::new(Progress::queued());
                             self.live.insert(task, Live { job, progress, retried: false });
                         }
                         reply = Some(Ok(task));
@@ -355,7 +367,7 @@ impl Owner {
         let kept = || self.kept.iter().find(|(_, kept, _)| *kept == task).map(|(.., live)| live);
         let live = self.live.get(&task).or_else(kept)?;
         let (job, progress) = (live.job.clone(), live.progress.subscribe());
-        Some(Watcher { task, job, progress, leaves: self.leaves.clone() })
+        Some(Watcher { task, job, progress, leaves: Some(self.leaves.clone()) })
     }
 }
 

@@ -18,10 +18,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Code, Request, Response, Status};
 
 use super::desk::{self, Answer, Progress, Watcher};
+use super::detached::Known;
 use super::job::{self, Prepared};
 use super::outputs::Inline;
 use super::requester::Requester;
-use super::{Site, action_cache, blocking, refusal};
+use super::{Site, action_cache, blocking, detached, refusal};
 use crate::pool::{ActionId, TaskId};
 
 const METADATA: &str = "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteOperationMetadata";
@@ -43,36 +44,12 @@ impl re::execution_server::Execution for Service {
         request: Request<re::ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         self.0.council.admit()?;
-        let requester = Requester::of(&request);
+        let (requester, detached) = (Requester::of(&request), detached::is_wanted(&request));
         let request = request.into_inner();
         let digest = request.action_digest.as_ref();
         let action =
             action_cache::identify(&self.0, &request.instance_name, request.digest_function, digest)?;
-        let inline = Inline {
-            stdout: request.inline_stdout,
-            stderr: request.inline_stderr,
-            files: request.inline_output_files.clone(),
-        };
-        let (site, id) = (self.0.clone(), action.clone());
-        let prepared = blocking(move || job::prepare(&site, id, requester, &request)).await?;
-        let (job, submit) = match prepared {
-            Prepared::Known(result) => {
-                let ok = Some(refusal::rpc_status(Code::Ok, ""));
-                let cached = re::ExecuteResponse {
-                    result: Some(*result),
-                    cached_result: true,
-                    status: ok,
-                    ..Default::default()
-                };
-                return Ok(at_once(&action, inline.apply(&self.0, &action, Arc::new(cached)).await?));
-            }
-            Prepared::Refused(status) => return Ok(at_once(&action, failed(status))),
-            Prepared::Run(job, submit) => (job, submit),
-        };
-        match self.0.desk.submit(submit, Arc::new(*job)).await? {
-            Ok(watcher) => Ok(Response::new(self.follow(watcher, inline))),
-            Err(outcome) => Ok(at_once(&action, failed(desk::explain(&outcome)))),
-        }
+        self.start(action, requester, request, detached).await
     }
 
     type WaitExecutionStream = Operations;
@@ -81,19 +58,91 @@ impl re::execution_server::Execution for Service {
         &self,
         request: Request<re::WaitExecutionRequest>,
     ) -> Result<Response<Self::WaitExecutionStream>, Status> {
+        let requester = Requester::of(&request);
         let name = request.into_inner().name;
+        if let Some(action) = detached::read_name(&name) {
+            return self.wait_detached(action, requester).await;
+        }
         let unknown = || Status::not_found(format!("operation {name:?} is not known here; execute again"));
         let task = read_name(&name).ok_or_else(unknown)?;
         let watcher = self.0.desk.join(task).await?.ok_or_else(unknown)?;
-        Ok(Response::new(self.follow(watcher, Inline::default())))
+        Ok(Response::new(self.follow(name, watcher, Inline::default())))
     }
 }
 
 impl Service {
+    /// Answers from the action cache, or queues the action and follows it.
+    async fn start(
+        &self,
+        action: ActionId,
+        requester: Requester,
+        request: re::ExecuteRequest,
+        detached: bool,
+    ) -> Result<Response<Operations>, Status> {
+        let inline = Inline {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            files: request.inline_output_files.clone(),
+        };
+        // Task 0 is never given out, so nobody can wait for an operation that is done at once, and nobody has to.
+        let name = |task| if detached { detached::name(&action) } else { name_of(task) };
+        let (site, id) = (self.0.clone(), action.clone());
+        let prepared = blocking(move || job::prepare(&site, id, requester, &request)).await?;
+        let (job, submit) = match prepared {
+            Prepared::Known(result) => {
+                if detached {
+                    detached::accept(&self.0, &action).await?;
+                }
+                let ok = Some(refusal::rpc_status(Code::Ok, ""));
+                let cached = re::ExecuteResponse {
+                    result: Some(*result),
+                    cached_result: true,
+                    status: ok,
+                    ..Default::default()
+                };
+                let answer = inline.apply(&self.0, &action, Arc::new(cached)).await?;
+                return Ok(at_once(name(TaskId(0)), &action, answer));
+            }
+            Prepared::Refused(status) => return Ok(at_once(name(TaskId(0)), &action, failed(status))),
+            Prepared::Run(job, submit) => (job, submit),
+        };
+        let mut watcher = match self.0.desk.submit(submit, Arc::new(*job)).await? {
+            Ok(watcher) => watcher,
+            Err(outcome) => {
+                return Ok(at_once(name(TaskId(0)), &action, failed(desk::explain(&outcome))));
+            }
+        };
+        if detached {
+            watcher = detached::watch(&self.0, watcher).await?;
+        }
+        Ok(Response::new(self.follow(name(watcher.task), watcher, inline)))
+    }
+
+    /// Follows a detached action in flight, or says what came of it. It is started again if that is not known.
+    async fn wait_detached(
+        &self,
+        action: ActionId,
+        requester: Requester,
+    ) -> Result<Response<Operations>, Status> {
+        let name = detached::name(&action);
+        if let Some(watcher) = self.0.detached.watcher(&action) {
+            return Ok(Response::new(self.follow(name, watcher, Inline::default())));
+        }
+        let (store, id) = (self.0.store.clone(), action.clone());
+        match blocking(move || detached::recall(&store, &id)).await? {
+            Known::Ended(answer) => Ok(at_once(name, &action, answer)),
+            Known::Nothing => {
+                Err(Status::not_found(format!("nobody asked for action {} here", action.digest)))
+            }
+            Known::Accepted => self.start(action, requester, re::ExecuteRequest::default(), true).await,
+        }
+    }
+
     /// The operation as it is now, then each change, and a repetition when nothing changed for a while.
-    fn follow(&self, watcher: Watcher, inline: Inline) -> Operations {
+    fn follow(&self, name: String, watcher: Watcher, inline: Inline) -> Operations {
         let following = Following {
             site: self.0.clone(),
+            name,
             inline,
             updates: updates(self.0.config.update_interval),
             fresh: true,
@@ -104,11 +153,10 @@ impl Service {
 }
 
 /// A stream of one operation that is done.
-fn at_once(action: &ActionId, answer: Answer) -> Response<Operations> {
+fn at_once(name: String, action: &ActionId, answer: Answer) -> Response<Operations> {
     let stage = re::execution_stage::Value::Completed;
     let progress = Progress { stage, ready: None, answer: Some(answer) };
-    // Task 0 is never given out, so nobody can wait for this operation, and nobody has to.
-    let done = operation(TaskId(0), action, &progress);
+    let done = operation(name, action, &progress);
     Response::new(Box::pin(stream::iter([Ok(done)])))
 }
 
@@ -122,6 +170,8 @@ fn updates(every: Duration) -> tokio::time::Interval {
 
 struct Following {
     site: Site,
+    /// The operation's.
+    name: String,
     inline: Inline,
     updates: tokio::time::Interval,
     fresh: bool,
@@ -145,7 +195,7 @@ impl Following {
         if let Some(answer) = progress.answer.take() {
             progress.answer = Some(self.inline.apply(&self.site, action, answer).await?);
         }
-        let operation = operation(watcher.task, action, &progress);
+        let operation = operation(self.name.clone(), action, &progress);
         if operation.done {
             self.watcher = None;
         }
@@ -175,7 +225,7 @@ pub fn failed(status: rpc::Status) -> Answer {
     Arc::new(re::ExecuteResponse { status: Some(status), ..Default::default() })
 }
 
-fn operation(task: TaskId, action: &ActionId, progress: &Progress) -> Operation {
+fn operation(name: String, action: &ActionId, progress: &Progress) -> Operation {
     let ready = progress.ready.as_ref().map(|ready| re::ExecutedActionMetadata {
         auxiliary_metadata: vec![Any { type_url: ACTION_RESULT.into(), value: ready.encode_to_vec() }],
         ..Default::default()
@@ -191,11 +241,15 @@ fn operation(task: TaskId, action: &ActionId, progress: &Progress) -> Operation 
         operation::Result::Response(Any { type_url: RESPONSE.into(), value: answer.encode_to_vec() })
     });
     Operation {
-        name: format!("operations/{:016x}-{}", *RUN, task.0),
+        name,
         metadata: Some(Any { type_url: METADATA.into(), value: metadata.encode_to_vec() }),
         done: response.is_some(),
         result: response,
     }
+}
+
+fn name_of(task: TaskId) -> String {
+    format!("operations/{:016x}-{}", *RUN, task.0)
 }
 
 fn read_name(name: &str) -> Option<TaskId> {

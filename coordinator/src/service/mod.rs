@@ -12,6 +12,7 @@ mod capabilities;
 mod cas;
 mod council;
 mod desk;
+mod detached;
 mod execution;
 mod job;
 mod messages;
@@ -51,6 +52,7 @@ struct Site {
     store: Store,
     config: Arc<CoordinatorConfig>,
     desk: desk::Desk,
+    detached: Arc<detached::Detached>,
     inputs: Arc<tree::Inputs>,
     council: council::Council,
 }
@@ -102,6 +104,7 @@ pub async fn serve(
     let site = Site {
         council: council::Council::sit(config.registry.clone(), desk.clone(), stop.clone()),
         desk,
+        detached: Arc::default(),
         inputs: Arc::new(tree::Inputs::default()),
         store,
         config: Arc::new(config),

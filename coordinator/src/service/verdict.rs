@@ -116,11 +116,7 @@ async fn judge_fault(site: &Site, job: &Arc<Job>, fault: Fault) -> Result<Verdic
 async fn absent(site: &Site, function: DigestFunction, named: Vec<String>) -> Result<Vec<Digest>, Status> {
     let store = site.store.clone();
     blocking(move || {
-        let read = |name: &String| {
-            let (hash, size) = name.rsplit_once('/')?;
-            Digest::from_hex(hash, size.parse().ok()?).ok()
-        };
-        let digests = named.iter().take(refusal::MAX_VIOLATIONS).filter_map(read);
+        let digests = named.iter().take(refusal::MAX_VIOLATIONS).filter_map(|name| name.parse().ok());
         Ok(digests.filter(|digest| !store.contains(function, digest)).collect())
     })
     .await

@@ -37,7 +37,17 @@ impl Site {
     }
 
     pub async fn with(adjust: impl FnOnce(&mut CoordinatorConfig)) -> Site {
-        let dir = tempfile::tempdir().unwrap();
+        Site::over(tempfile::tempdir().unwrap(), adjust).await
+    }
+
+    /// Ends, and starts again over what is on the disk.
+    pub async fn restart(self) -> Site {
+        self.stop.send(()).unwrap();
+        soon(self.server).await.unwrap().unwrap();
+        Site::over(self.dir, |_| {}).await
+    }
+
+    async fn over(dir: tempfile::TempDir, adjust: impl FnOnce(&mut CoordinatorConfig)) -> Site {
         let mut config = CoordinatorConfig::new(dir.path(), 1 << 30);
         // No test's helper is silent by accident.
         config.state_interval = Duration::from_secs(600);

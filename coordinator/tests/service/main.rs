@@ -6,6 +6,7 @@
 mod action_cache;
 mod bytestream;
 mod cas;
+mod detached;
 mod execution;
 mod faults;
 mod harness;

@@ -14,10 +14,10 @@ use super::download::keep;
 use super::{FUNCTION, Fault, Purpose, Remote};
 
 /// A coordinator that is alive says something at least every 10 s; this is the bound on its silence.
-const SILENCE: Duration = Duration::from_secs(60);
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 /// How often an action is sent again because the store lost an input.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 
 /// Takes outputs of an action that goes on.
 pub type Early = tokio::sync::mpsc::UnboundedSender<Answer>;

@@ -3,6 +3,7 @@
 //! Every wait is bounded and every failure is a [`Fault`]: the caller runs the task here instead. Dropping a future
 //! of this module cancels what it began.
 
+mod detached;
 mod download;
 mod execute;
 mod greeting;
@@ -22,6 +23,7 @@ use re::content_addressable_storage_client::ContentAddressableStorageClient;
 use re::execution_client::ExecutionClient;
 use tonic::transport::{Channel, Endpoint};
 
+pub use detached::Waited;
 pub use execute::Answer;
 use greeting::Greeting;
 pub use requester::Purpose;
