@@ -51,10 +51,21 @@ fn json(helpers: &[HelperInfo]) -> String {
                 "disk_available": state.disk_available, "io_pressure": state.io_pressure,
                 "tasks_done": state.tasks_done, "tasks_failed": state.tasks_failed,
                 "last_seen_ms": helper.last_seen_ms,
+                "set_aside_ms": helper.set_aside_ms, "on_trial": helper.on_trial,
             })
         })
         .collect();
     format!("{}\n", serde_json::json!({ "helpers": rows }))
+}
+
+/// In a word.
+fn state_of(helper: &HelperInfo) -> &'static str {
+    match helper {
+        HelperInfo { online: false, .. } => "gone",
+        HelperInfo { set_aside_ms: 1.., .. } => "aside",
+        HelperInfo { on_trial: true, .. } => "on trial",
+        _ => "online",
+    }
 }
 
 fn table(url: &str, helpers: &[HelperInfo]) -> String {
@@ -76,7 +87,7 @@ fn table(url: &str, helpers: &[HelperInfo]) -> String {
             out,
             "{:<20} {:<8} {:>9} {:>6.0} {:>6.2} {:>12} {:>12} {:>8} {:>7}",
             helper.name,
-            if helper.online { "online" } else { "gone" },
+            state_of(helper),
             format!("{}/{}", state.running, helper.slots),
             state.cpu_percent,
             state.load1,

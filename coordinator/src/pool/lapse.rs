@@ -1,6 +1,7 @@
 //! What time does to the pool: silent helpers, expired leases, tasks that nobody watches, tasks that no
 //! helper can take.
 
+use super::roster::matches;
 use super::{Effect, HelperId, LeaseId, Outcome, Pool, TaskId, Time};
 
 /// What may be overdue. An entry may be out of date: whoever takes it looks at the state again.
@@ -10,6 +11,8 @@ pub(super) enum Deadline {
     Expired(LeaseId),
     Orphan(TaskId),
     Stranded(TaskId),
+    /// The helper was set aside until now.
+    Trial(HelperId),
 }
 
 impl<R> Pool<R> {
@@ -25,6 +28,7 @@ impl<R> Pool<R> {
                 Deadline::Expired(lease) => self.expire_lease(now, lease),
                 Deadline::Orphan(task) => self.expire_orphan(now, task),
                 Deadline::Stranded(task) => self.expire_stranded(now, task),
+                Deadline::Trial(helper) => self.expire_aside(now, helper),
             }
         }
     }
@@ -37,7 +41,7 @@ impl<R> Pool<R> {
             return;
         }
         let reason = format!("not heard for {} ms", self.limits.silence.as_millis());
-        self.effects.push(Effect::Close { helper, reason: reason.clone() });
+        self.effects.push(Effect::Drop { helper, reason: reason.clone() });
         self.lose(now, helper, &reason);
     }
 
@@ -50,9 +54,17 @@ impl<R> Pool<R> {
             self.release(now, id);
             return;
         };
-        let name = self.roster.name(lease.helper);
+        let (name, begun) = (self.roster.name(lease.helper), lease.begun);
         self.cancel(now, id);
+        self.note_fault(now, &name, task, begun, "it did not answer in time");
         self.retry(now, task, &name, format!("helper {name} did not answer in time"));
+    }
+
+    fn expire_aside(&mut self, now: Time, helper: HelperId) {
+        // It may be gone; its record waits for it.
+        if self.roster.heard(helper).is_some() {
+            self.admit(now, helper);
+        }
     }
 
     fn expire_orphan(&mut self, now: Time, id: TaskId) {
@@ -72,8 +84,30 @@ impl<R> Pool<R> {
         } else if self.roster.is_empty() {
             self.answer(id, Outcome::NoHelper);
         } else {
-            let why = self.roster.mismatch(&class.properties);
-            self.answer(id, Outcome::Unmatched(why));
+            let why = self.unmatched(&class.properties);
+            self.answer(id, why);
+        }
+    }
+
+    /// The helper can take tasks: those that it could run are not stranded (any more).
+    pub(super) fn unstrand(&mut self, helper: HelperId) {
+        let Some(properties) = self.roster.properties(helper) else { return };
+        for (class, lane) in self.queue.lanes_mut() {
+            if matches(&class.properties, &properties) {
+                lane.stranded_since = None;
+            }
+        }
+    }
+
+    /// A helper can take no tasks any more: those that no other could run are stranded.
+    pub(super) fn strand(&mut self, now: Time) {
+        let (queue, roster, deadlines) = (&mut self.queue, &self.roster, &mut self.deadlines);
+        for (class, lane) in queue.lanes_mut() {
+            if lane.stranded_since.is_none() && !roster.any_matches(&class.properties) {
+                lane.stranded_since = Some(now);
+                let due = now + self.limits.helper_wait;
+                deadlines.extend(lane.tasks().map(|task| (due, Deadline::Stranded(task))));
+            }
         }
     }
 }

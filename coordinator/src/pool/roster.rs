@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Class;
+use super::trust::Standing;
 use super::{HelperId, LeaseId, Properties, Time};
 
 /// Helpers that left are remembered for this long, and this many of them, for `dbuild helpers`.
@@ -36,12 +37,15 @@ pub struct HelperView {
     pub report: Option<Report>,
     /// How long ago it was last heard.
     pub silent_for: Duration,
+    pub standing: Standing,
 }
 
 pub(super) struct Helper {
     pub name: Arc<str>,
     pub leases: BTreeSet<LeaseId>,
     slots: u32,
+    /// How many of its slots may be used, as far as it is trusted.
+    allowed: u32,
     properties: Arc<Properties>,
     /// How long actions take on it, compared with what was expected of them.
     pace: Pace,
@@ -76,7 +80,7 @@ impl Pace {
 
 impl Helper {
     fn free(&self) -> usize {
-        (self.slots as usize).saturating_sub(self.leases.len())
+        (self.slots.min(self.allowed) as usize).saturating_sub(self.leases.len())
     }
 
     /// When it would be done with one action more, in a measure that only compares: its pace, and up to twice that where its
@@ -94,11 +98,12 @@ impl Helper {
             leases: if online { self.leases.len() as u32 } else { 0 },
             report: self.report,
             silent_for: now.saturating_sub(self.heard),
+            standing: Standing::default(),
         }
     }
 }
 
-/// Helpers with the same properties.
+/// Helpers with the same properties that may be given work.
 #[derive(Default)]
 struct Kind {
     helpers: BTreeSet<HelperId>,
@@ -161,7 +166,8 @@ impl Roster {
         let kind = self.kinds.entry(properties.clone()).or_default();
         kind.helpers.insert(id);
         let (leases, pace) = (BTreeSet::new(), Pace(1.0));
-        let helper = Helper { name, leases, slots, properties, pace, report: None, heard: now };
+        let allowed = slots;
+        let helper = Helper { name, leases, slots, allowed, properties, pace, report: None, heard: now };
         if slots > 0 {
             kind.free.insert((helper.finish(), id));
         }
@@ -184,6 +190,31 @@ impl Roster {
             }
         }
         Some(changed)
+    }
+
+    /// Lets so many of the helper's slots be used; with none of them it is as if it could run nothing.
+    pub fn allow(&mut self, id: HelperId, allowed: u32) {
+        let Some(properties) = self.helpers.get(&id).map(|helper| helper.properties.clone()) else { return };
+        self.kinds.entry(properties.clone()).or_default().helpers.insert(id);
+        self.change(id, |helper| helper.allowed = allowed);
+        if allowed == 0
+            && let Some(kind) = self.kinds.get_mut(&properties)
+        {
+            kind.helpers.remove(&id);
+            if kind.helpers.is_empty() {
+                self.kinds.remove(&properties);
+            }
+        }
+    }
+
+    pub fn properties(&self, id: HelperId) -> Option<Arc<Properties>> {
+        self.helpers.get(&id).map(|helper| helper.properties.clone())
+    }
+
+    /// How many helpers could run what asks for `wants`, but may not be given anything; None if there are none.
+    pub fn set_aside(&self, wants: &Properties) -> Option<usize> {
+        let able = |helper: &&Helper| helper.allowed == 0 && matches(wants, &helper.properties);
+        Some(self.helpers.values().filter(able).count()).filter(|count| *count > 0)
     }
 
     pub fn report(&mut self, now: Time, id: HelperId, report: Report) {

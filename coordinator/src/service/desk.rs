@@ -32,6 +32,7 @@ pub enum Order {
     Lease(LeaseId, TaskId, Arc<Job>),
     Cancel(LeaseId),
     Close(String),
+    Drop(String),
 }
 
 /// How far an operation is.
@@ -293,6 +294,15 @@ impl Owner {
                         self.order(helper, Order::Close(reason));
                         self.helpers.remove(&helper);
                     }
+                    Effect::SetAside { helper, wait, why } => {
+                        let seconds = wait.as_secs();
+                        tracing::warn!(%helper, seconds, why, "a helper failed too often and gets no work for a while");
+                    }
+                    Effect::Drop { helper, reason } => {
+                        tracing::info!(helper = helper.0, reason, "helper lost");
+                        self.order(helper, Order::Drop(reason));
+                        self.helpers.remove(&helper);
+                    }
                 }
             }
         }
@@ -350,6 +360,12 @@ pub fn explain(outcome: &Outcome<Answer>) -> dbuild_proto::reapi::google::rpc::S
             (Code::Internal, format!("the action could not be run in {attempts} attempts; the last: {last}"))
         }
         Outcome::NoHelper => (Code::Unavailable, "no helper is connected".into()),
+        Outcome::SetAside { helpers } => (
+            Code::Unavailable,
+            format!(
+                "the {helpers} helpers that could run it failed repeatedly and are set aside for a while"
+            ),
+        ),
         Outcome::Unmatched(why) => (Code::FailedPrecondition, why.clone()),
         Outcome::Full { limit } => {
             (Code::ResourceExhausted, format!("the queue is full: {limit} actions are waiting or running"))
