@@ -145,8 +145,8 @@ pub enum Outcome<R> {
     NoHelper,
     /// Helpers are connected, but none could ever run it; a sentence says what it asks for.
     Unmatched(String),
-    /// So many connected helpers could run it, but each failed too often lately and is set aside.
-    SetAside { helpers: usize },
+    /// Helpers are connected that could run it, but each failed too often lately and is set aside.
+    SetAside,
     /// The pool holds as many tasks as it may.
     Full { limit: usize },
 }

@@ -295,9 +295,10 @@ impl<R> Pool<R> {
 
     /// Why none of the connected helpers takes what asks for these properties.
     fn unmatched(&self, properties: &Properties) -> Outcome<R> {
-        match self.roster.set_aside(properties) {
-            Some(helpers) => Outcome::SetAside { helpers },
-            None => Outcome::Unmatched(self.roster.mismatch(properties)),
+        if self.roster.any_set_aside(properties) {
+            Outcome::SetAside
+        } else {
+            Outcome::Unmatched(self.roster.mismatch(properties))
         }
     }
 

@@ -211,10 +211,9 @@ impl Roster {
         self.helpers.get(&id).map(|helper| helper.properties.clone())
     }
 
-    /// How many helpers could run what asks for `wants`, but may not be given anything; None if there are none.
-    pub fn set_aside(&self, wants: &Properties) -> Option<usize> {
-        let able = |helper: &&Helper| helper.allowed == 0 && matches(wants, &helper.properties);
-        Some(self.helpers.values().filter(able).count()).filter(|count| *count > 0)
+    /// Whether a helper could run what asks for `wants`, but may not be given anything.
+    pub fn any_set_aside(&self, wants: &Properties) -> bool {
+        self.helpers.values().any(|helper| helper.allowed == 0 && matches(wants, &helper.properties))
     }
 
     pub fn report(&mut self, now: Time, id: HelperId, report: Report) {

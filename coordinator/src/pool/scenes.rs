@@ -242,10 +242,10 @@ fn a_helper_that_fails_again_and_again_is_set_aside_and_comes_back_on_trial() {
     let mut pool = pool();
     mars_is_set_aside(&mut pool);
     // Who comes now hears at once that nobody takes it; who waits already does so no longer than for a first helper.
-    let declined = Effect::Declined(Outcome::SetAside { helpers: 1 });
+    let declined = Effect::Declined(Outcome::SetAside);
     assert_eq!(pool.step(at(4), Event::Submit(request("d"))), [declined]);
     assert_eq!(pool.helpers(at(4))[0].standing, HelperStanding::SetAside(at(6)));
-    assert_eq!(pool.step(at(5), Event::Tick), [answer(3, Outcome::SetAside { helpers: 1 })]);
+    assert_eq!(pool.step(at(5), Event::Tick), [answer(3, Outcome::SetAside)]);
     pool.step(at(5), Event::Report { helper: HelperId(1), report: Report::default() });
     pool.step(at(10), Event::Report { helper: HelperId(1), report: Report::default() });
     // On trial it has one slot.

@@ -360,12 +360,10 @@ pub fn explain(outcome: &Outcome<Answer>) -> dbuild_proto::reapi::google::rpc::S
             (Code::Internal, format!("the action could not be run in {attempts} attempts; the last: {last}"))
         }
         Outcome::NoHelper => (Code::Unavailable, "no helper is connected".into()),
-        Outcome::SetAside { helpers } => (
-            Code::Unavailable,
-            format!(
-                "the {helpers} helpers that could run it failed repeatedly and are set aside for a while"
-            ),
-        ),
+        Outcome::SetAside => {
+            let why = "every helper that could run it failed repeatedly and is set aside for a while";
+            (Code::Unavailable, why.into())
+        }
         Outcome::Unmatched(why) => (Code::FailedPrecondition, why.clone()),
         Outcome::Full { limit } => {
             (Code::ResourceExhausted, format!("the queue is full: {limit} actions are waiting or running"))
