@@ -1,14 +1,17 @@
 //! A coordinator and helpers: real processes, on a free port, with an environment in which no compiler is to be found.
+//! What may befall them is in `befall.rs`.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 
-use crate::{dbuild, processes_of, wait_until};
+use crate::{Net, dbuild, processes_of, wait_until};
 
 /// One line of `dbuild helpers --json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -16,6 +19,10 @@ pub struct HelperLine {
     pub name: String,
     pub online: bool,
     pub running: u32,
+    pub tasks_done: u64,
+    /// It gets no work for so long.
+    pub set_aside_ms: u64,
+    pub on_trial: bool,
 }
 
 #[derive(Deserialize)]
@@ -23,12 +30,37 @@ struct HelperLines {
     helpers: Vec<HelperLine>,
 }
 
+/// Where a cluster runs and how large its coordinator's store is.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Site<'a> {
+    /// The coordinator is on its near host, helpers on its far one; `None`: all are on this host's loopback.
+    pub net: Option<&'a Net>,
+    /// `--max-size` of the coordinator.
+    pub store: Option<&'a str>,
+}
+
+/// How one helper runs; the default asks the coordinator directly and keeps its data with the cluster's.
+#[derive(Debug, Default, Clone)]
+pub struct HelperPlan {
+    /// The URL that it is told, if that is not the coordinator's own.
+    pub coordinator: Option<String>,
+    pub data: Option<PathBuf>,
+    /// Its name, if that is not `helper-N`; the data directory goes by the name.
+    pub name: Option<String>,
+    /// Words before the command, for example `unshare --time`.
+    pub within: Vec<OsString>,
+}
+
 #[derive(Debug)]
 pub struct TestCluster {
     root: tempfile::TempDir,
-    port: u16,
-    coordinator: Option<Child>,
-    helpers: Vec<Option<Child>>,
+    address: String,
+    /// Words before whatever runs on the coordinator's host, and on that of helpers.
+    near: Vec<OsString>,
+    far: Vec<OsString>,
+    store: Option<String>,
+    pub(crate) coordinator: Option<Child>,
+    pub(crate) helpers: Vec<Option<Child>>,
 }
 
 impl TestCluster {
@@ -39,30 +71,71 @@ impl TestCluster {
 
     /// As [`TestCluster::start`]; helper `i` keeps its data in `data[i]` if that is given.
     pub fn start_in(helpers: usize, data: &[&Path]) -> TestCluster {
+        let mut cluster = TestCluster::start_at(Site::default());
+        for index in 0..helpers {
+            let data = data.get(index).map(|dir| dir.to_path_buf());
+            cluster.add_helper(HelperPlan { data, ..HelperPlan::default() });
+        }
+        cluster.wait_until_online(helpers);
+        cluster
+    }
+
+    /// A coordinator without helpers.
+    pub fn start_at(site: Site<'_>) -> TestCluster {
         let root = tempfile::Builder::new().prefix("dbuild-cluster-").tempdir().unwrap();
         std::fs::create_dir(root.path().join("no-compilers")).unwrap();
         // The port is free now; that nobody takes it in between is as good as it gets for a process of its own.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut cluster = TestCluster { root, port, coordinator: None, helpers: Vec::new() };
-        let own = cluster.root.path().join("coordinator");
-        let listen = format!("127.0.0.1:{port}");
-        let args = ["coordinator".into(), "--listen".into(), listen.into(), "--data".into(), own];
-        cluster.coordinator = Some(cluster.spawn("coordinator", &args));
-        wait_until("the coordinator answers", || cluster.list().is_some());
-        for index in 0..helpers {
-            let data = data.get(index).map(|dir| dir.to_path_buf());
-            let data = data.unwrap_or_else(|| cluster.root.path().join(format!("helper-{index}")));
-            let name = format!("helper-{index}");
-            let args = ["helper", "--coordinator", &cluster.url(), "--slots", "2", "--name", &name, "--data"];
-            let mut args: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
-            args.push(data);
-            let child = cluster.spawn(&name, &args);
-            cluster.helpers.push(Some(child));
-        }
-        let online =
-            || cluster.list().is_some_and(|lines| lines.iter().filter(|line| line.online).count() >= helpers);
-        wait_until("the helpers are online", online);
+        let address = format!("{}:{port}", site.net.map_or("127.0.0.1", |net| net.near_address()));
+        let (near, far) = site.net.map(|net| (net.near(), net.far())).unwrap_or_default();
+        let store = site.store.map(str::to_owned);
+        let mut cluster =
+            TestCluster { root, address, near, far, store, coordinator: None, helpers: Vec::new() };
+        cluster.start_coordinator();
         cluster
+    }
+
+    /// Starts the coordinator, or starts it again on the same port and data directory.
+    pub fn start_coordinator(&mut self) {
+        let own = self.coordinator_data();
+        let listen = self.address.clone();
+        let mut args = vec!["coordinator".into(), "--listen".into(), listen.into(), "--data".into(), own];
+        if let Some(size) = &self.store {
+            args.extend(["--max-size".into(), size.into()]);
+        }
+        self.coordinator = Some(self.spawn("coordinator", &self.near, &args));
+        wait_until("the coordinator answers", || self.list().is_some());
+    }
+
+    /// Starts one helper of two slots more, named `helper-N`; gives N. It need not be online yet.
+    pub fn add_helper(&mut self, plan: HelperPlan) -> usize {
+        let index = self.helpers.len();
+        let name = plan.name.unwrap_or_else(|| format!("helper-{index}"));
+        let url = plan.coordinator.unwrap_or_else(|| self.url());
+        let args = ["helper", "--coordinator", &url, "--slots", "2", "--name", &name, "--data"];
+        let mut args: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
+        args.push(plan.data.unwrap_or_else(|| self.root.path().join(&name)));
+        let within: Vec<OsString> = self.far.iter().chain(&plan.within).cloned().collect();
+        let child = self.spawn(&name, &within, &args);
+        self.helpers.push(Some(child));
+        index
+    }
+
+    /// Until this many helpers are online.
+    pub fn wait_until_online(&self, helpers: usize) {
+        let online =
+            || self.list().is_some_and(|lines| lines.iter().filter(|line| line.online).count() >= helpers);
+        wait_until("the helpers are online", online);
+    }
+
+    /// Where the coordinator keeps its store.
+    pub fn coordinator_data(&self) -> PathBuf {
+        self.root.path().join("coordinator")
+    }
+
+    /// Words before a command that is to run where the coordinator runs.
+    pub fn near(&self) -> &[OsString] {
+        &self.near
     }
 
     /// Where coordinator and helpers keep their data.
@@ -70,35 +143,21 @@ impl TestCluster {
         self.root.path()
     }
 
+    /// `HOST:PORT` of the coordinator.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address)
     }
 
     /// What `dbuild helpers --json` says, if it can say anything.
     pub fn list(&self) -> Option<Vec<HelperLine>> {
-        let mut command = self.command(&["helpers".into(), "--json".into()]);
+        let mut command = self.command(&self.near, &["helpers".into(), "--json".into()]);
         let output = command.env("DBUILD_COORDINATOR", self.url()).stderr(Stdio::null()).output().unwrap();
         let lines: HelperLines = serde_json::from_slice(&output.stdout).ok()?;
         Some(lines.helpers)
-    }
-
-    /// The coordinator's process, for a build that ends it by itself.
-    pub fn coordinator_pid(&self) -> u32 {
-        self.coordinator.as_ref().expect("a coordinator").id()
-    }
-
-    /// `kill -9` of helper `index`.
-    pub fn kill_helper(&mut self, index: usize) {
-        let mut child = self.helpers[index].take().expect("a helper that still runs");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// `kill -9` of the coordinator.
-    pub fn kill_coordinator(&mut self) {
-        let mut child = self.coordinator.take().expect("a coordinator that still runs");
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 
     /// What coordinator and helpers wrote to their stderr, for the report of a test that fails.
@@ -115,10 +174,12 @@ impl TestCluster {
         text
     }
 
-    fn command(&self, args: &[PathBuf]) -> Command {
-        let mut command = Command::new(dbuild());
+    /// `WITHIN… dbuild ARGS…`; every word of `within` that is a program is an absolute path.
+    fn command(&self, within: &[OsString], args: &[PathBuf]) -> Command {
+        let mut words = within.iter().map(OsString::as_os_str).chain([dbuild().as_os_str()]);
+        let mut command = Command::new(words.next().expect("dbuild at least"));
         let root = self.root.path();
-        command.args(args).env_clear().current_dir(root).stdin(Stdio::null());
+        command.args(words).args(args).env_clear().current_dir(root).stdin(Stdio::null());
         command
             .env("PATH", root.join("no-compilers"))
             .env("HOME", root)
@@ -127,10 +188,12 @@ impl TestCluster {
         command
     }
 
-    fn spawn(&self, name: &str, args: &[PathBuf]) -> Child {
-        let log = std::fs::File::create(self.root.path().join(format!("{name}.log"))).unwrap();
-        let mut command = self.command(args);
-        command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    /// In a process group of its own. What it says is added to its log.
+    fn spawn(&self, name: &str, within: &[OsString], args: &[PathBuf]) -> Child {
+        let path = self.root.path().join(format!("{name}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(path).unwrap();
+        let mut command = self.command(within, args);
+        command.process_group(0).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }
 }
 
@@ -142,6 +205,8 @@ impl Drop for TestCluster {
         let mut children: Vec<Child> = self.helpers.drain(..).flatten().collect();
         children.extend(self.coordinator.take());
         for child in &children {
+            // One that is frozen would not hear of its end.
+            let _ = kill_process_group(Pid::from_child(child), Signal::CONT);
             let _ = kill_process(Pid::from_child(child), Signal::TERM);
         }
         let root = self.root.path().to_owned();
