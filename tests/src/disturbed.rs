@@ -38,6 +38,11 @@ pub fn plain_build<'a>(user: &'a Sandbox) -> Twice<'a> {
 
 /// Starts a build with a slow compile, does something to it while the compiler is at work, and compares its end.
 pub fn build_disturbed(user: &Sandbox, disturb: impl FnOnce()) -> Ran {
+    build_disturbed_at(user, |_| disturb())
+}
+
+/// As [`build_disturbed`], for what is done to the compile itself.
+pub fn build_disturbed_at(user: &Sandbox, disturb: impl FnOnce(&Slow)) -> Ran {
     let slow = Slow::seconds();
     let mut build = Twice::new(user, "slow", |dir| slow.write(dir));
     let script = format!("{} && gcc -c a.c && gcc -c b.c", slow.command());
@@ -47,7 +52,7 @@ pub fn build_disturbed(user: &Sandbox, disturb: impl FnOnce()) -> Ran {
     let ran = std::thread::scope(|scope| {
         let running = scope.spawn(|| run_bounded(&mut command, Stdio::Files));
         slow.wait_until_running();
-        disturb();
+        disturb(&slow);
         running.join().unwrap()
     });
     build.compare(&ran);

@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dbuild_tests::disturbed::{
-    build_disturbed, build_paused, build_with_hook, complaints, plain_build, pool, said_once, until_remote,
+    build_disturbed, build_disturbed_at, build_paused, build_with_hook, complaints, plain_build, pool,
+    said_once, until_remote,
 };
-use dbuild_tests::{
-    HelperPlan, Sandbox, Site, Skips, TestCluster, Twice, counted, processes_saying, wait_until,
-};
+use dbuild_tests::{HelperPlan, Sandbox, Site, Skips, Slow, TestCluster, Twice, counted, wait_until};
 
 /// What a frozen helper ran is run by another; when it thaws it belongs to the pool again.
 #[test]
@@ -129,10 +128,7 @@ fn a_compiler_killed_on_a_helper() {
     }
     let cluster = TestCluster::start(1);
     let user = Sandbox::of(&cluster);
-    let ran = build_disturbed(&user, || {
-        let compilers = processes_saying("cc1plus").into_iter();
-        compilers.filter(|found| found.command.contains("slow-")).for_each(|found| found.kill());
-    });
+    let ran = build_disturbed_at(&user, Slow::kill_compiler);
     counted(complaints(&ran).len() <= 1, format!("{:?}", ran.own));
     skips.done();
 }
