@@ -1,12 +1,14 @@
 #!/bin/sh
-# Installs what the tests need besides Rust: C and C++ compilers, CMake, Ninja and make, from the distribution's own
-# packages (Debian, Ubuntu). Does nothing, quickly, where all is there.
+# Installs what the tests need besides Rust: C and C++ compilers, CMake, Ninja, make, and ip and tc for hosts of their own,
+# from the distribution's own packages (Debian, Ubuntu). Does nothing, quickly, where all is there.
 set -eu
 
 # program:package
-tools="gcc:gcc g++:g++ make:make cmake:cmake ninja:ninja-build clang:clang unshare:util-linux script:bsdutils redis-check-rdb:redis-tools"
+tools="gcc:gcc g++:g++ make:make cmake:cmake ninja:ninja-build clang:clang unshare:util-linux nsenter:util-linux prlimit:util-linux script:bsdutils ip:iproute2 tc:iproute2 redis-check-rdb:redis-tools"
 
 packages=""
+# Both may be where only root looks for programs.
+PATH="$PATH:/usr/sbin:/sbin"
 for pair in $tools; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
 done

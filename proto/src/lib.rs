@@ -69,9 +69,9 @@ pub mod record {
 }
 
 impl pool::HelperInfo {
-    /// Slots in which the helper would begin something: fewer than it has when it is gone, drained, or offers less.
+    /// Slots in which the helper would begin something: fewer than it has when it is gone, drained, set aside, or offers less.
     pub fn open_slots(&self) -> u32 {
-        if !self.online || self.drained {
+        if !self.online || self.drained || self.set_aside_ms > 0 {
             return 0;
         }
         let offered = self.state.as_ref().and_then(|state| state.offered);

@@ -22,6 +22,8 @@ static UMASK: Once = Once::new();
 pub struct Sandbox {
     root: tempfile::TempDir,
     env: BTreeMap<OsString, OsString>,
+    /// Words before `dbuild`: whose host the user sits at.
+    within: Vec<OsString>,
     used: Cell<bool>,
 }
 
@@ -59,12 +61,13 @@ impl Sandbox {
             ("SHELL", "/bin/sh".into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        Sandbox { root, env, used: Cell::new(false) }
+        Sandbox { root, env, within: Vec::new(), used: Cell::new(false) }
     }
 
-    /// A user of `cluster` who lets nothing run here that can run elsewhere.
+    /// A user of `cluster`, on its coordinator's host, who lets nothing run here that can run elsewhere.
     pub fn of(cluster: &TestCluster) -> Sandbox {
         let mut sandbox = Sandbox::new();
+        sandbox.within = cluster.near().to_vec();
         sandbox.set("DBUILD_COORDINATOR", cluster.url());
         sandbox.set("DBUILD_LOCAL_SLOTS", "0");
         sandbox
@@ -102,7 +105,8 @@ impl Sandbox {
     /// `dbuild WORDS…`, not started yet.
     pub fn dbuild_command(&self, cwd: &Path, words: &[impl AsRef<OsStr>]) -> Command {
         self.used.set(true);
-        let mut all = vec![dbuild().as_os_str()];
+        let mut all: Vec<&OsStr> = self.within.iter().map(OsString::as_os_str).collect();
+        all.push(dbuild().as_os_str());
         all.extend(words.iter().map(AsRef::as_ref));
         self.command(cwd, &all)
     }

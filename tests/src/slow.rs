@@ -52,6 +52,13 @@ impl Slow {
         compilers.iter().any(|found| found.command.contains("cc1plus") && !found.command.contains(" -M"))
     }
 
+    /// Ends the compiler proper, and nobody else's: the source's name is this test's alone.
+    pub fn kill_compiler(&self) {
+        let source = format!("{}.cc", self.name);
+        let found = processes_saying(&source).into_iter();
+        found.filter(|found| found.command.contains("cc1plus")).for_each(|found| found.kill());
+    }
+
     pub fn wait_until_running(&self) {
         wait_until("the slow compile runs", || self.is_running());
     }

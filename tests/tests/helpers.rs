@@ -5,7 +5,9 @@
 
 use std::process::{Child, Command, Stdio};
 
-use dbuild_tests::{Process, Skips, TestCluster, dbuild, namespaces_work, processes_of, wait_until};
+use dbuild_tests::{
+    HelperPlan, Process, Skips, TestCluster, dbuild, namespaces_work, processes_of, wait_until,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn pool(skips: &Skips) -> bool {
@@ -58,16 +60,23 @@ impl Drop for Job {
     }
 }
 
+/// One more helper, online; gives its index.
+fn add(cluster: &mut TestCluster, options: &[&'static str]) -> usize {
+    let index = cluster.add_helper(HelperPlan { options: options.to_vec(), ..HelperPlan::default() });
+    cluster.wait_until_online(index + 1);
+    index
+}
+
 fn wait_for_standing(cluster: &TestCluster, index: usize, standing: &str) {
     wait_until(&format!("helper {index} is {standing}"), || {
-        cluster.line(index).is_some_and(|line| line.standing == standing)
+        cluster.helper(index).is_some_and(|line| line.standing == standing)
     });
 }
 
 /// The worker is ended in the middle of a job by `signal`; another comes, and the job is done.
 fn worker_lost(cluster: &TestCluster, signal: Signal) {
     let job = Job::start(cluster, "sleep 2; echo done");
-    wait_until("the job runs", || cluster.line(0).is_some_and(|line| line.running == 1));
+    wait_until("the job runs", || cluster.helper(0).is_some_and(|line| line.running == 1));
     let first = cluster.worker_of(0).unwrap();
     kill_process(first.pid, signal).unwrap();
     let (out, said) = job.end();
@@ -75,7 +84,7 @@ fn worker_lost(cluster: &TestCluster, signal: Signal) {
     let second = cluster.worker_of(0).expect("another worker");
     assert_ne!(first.pid, second.pid);
     wait_until("it is said that there was another", || {
-        cluster.line(0).is_some_and(|line| line.restarts == 1)
+        cluster.helper(0).is_some_and(|line| line.restarts == 1)
     });
     assert!(!processes_of(cluster.root()).iter().any(|process| process.pid == first.pid));
 }
@@ -95,8 +104,8 @@ fn a_worker_that_hangs_is_replaced() {
     let skips = Skips::new("worker frozen");
     if pool(&skips) {
         let mut cluster = TestCluster::start(0);
-        cluster.add_helper(&["--state", "separate"]);
-        wait_until("state comes", || cluster.line(0).is_some_and(|line| line.memory_total > 0));
+        add(&mut cluster, &["--state", "separate"]);
+        wait_until("state comes", || cluster.helper(0).is_some_and(|line| line.memory_total > 0));
         worker_lost(&cluster, Signal::STOP);
     }
     skips.done();
@@ -108,7 +117,7 @@ fn with_its_supervisor_everything_of_a_helper_goes() {
     if pool(&skips) {
         let mut cluster = TestCluster::start(2);
         let job = Job::start(&cluster, "sleep 2; echo done");
-        let busy = || (0..2).find(|index| cluster.line(*index).is_some_and(|line| line.running == 1));
+        let busy = || (0..2).find(|index| cluster.helper(*index).is_some_and(|line| line.running == 1));
         wait_until("the job runs", || busy().is_some());
         let busy = busy().unwrap();
         let data = cluster.data_of(busy);
@@ -180,14 +189,14 @@ fn an_idle_helper_hands_back_what_it_runs_when_its_machine_is_needed() {
     let skips = Skips::new("machine needed");
     if pool(&skips) {
         let mut cluster = TestCluster::start(0);
-        let idle = cluster.add_helper(&["--mode", "idle", "--grace", "1", "--cool-off", "1"]);
+        let idle = add(&mut cluster, &["--mode", "idle", "--grace", "1", "--cool-off", "1"]);
         // Whatever else runs on this machine: sooner or later it is idle.
         wait_for_standing(&cluster, idle, "online");
         let job = Job::start(&cluster, "sleep 3; echo done");
-        wait_until("the job runs", || cluster.line(idle).is_some_and(|line| line.running == 1));
+        wait_until("the job runs", || cluster.helper(idle).is_some_and(|line| line.running == 1));
         let burners = Burners::start();
         wait_for_standing(&cluster, idle, "yielding");
-        let other = cluster.add_helper(&[]);
+        let other = add(&mut cluster, &[]);
         let (out, said) = job.end();
         assert_eq!(out, "done\n");
         assert!(said.contains(&format!("helper-{other}")), "{said}");

@@ -67,6 +67,8 @@ fn standing(helper: &HelperInfo) -> &'static str {
     match mood {
         _ if !helper.online => "gone",
         _ if helper.drained => "drained",
+        _ if helper.set_aside_ms > 0 => "aside",
+        _ if helper.on_trial => "on trial",
         Mood::Working => "online",
         Mood::Full => "full",
         Mood::Yielding => "yielding",
@@ -94,6 +96,7 @@ fn json(helpers: &[HelperInfo]) -> String {
                 "memory_pressure": state.memory_pressure, "received_rate": state.received_rate,
                 "sent_rate": state.sent_rate, "store_bytes": state.store_bytes, "trees": state.trees,
                 "restarts": state.restarts, "version": helper.version, "platform": helper.platform,
+                "set_aside_ms": helper.set_aside_ms, "on_trial": helper.on_trial,
             })
         })
         .collect();

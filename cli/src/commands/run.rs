@@ -248,6 +248,9 @@ fn take(file: &OsString) -> Vec<String> {
     String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
 }
 
+/// Kinds of faults that a summary tells one by one.
+const MAX_FAULTS: usize = 5;
+
 /// One line of figures, and one line for each kind of fault.
 fn summary(tally: Option<&Tally>, alone: &[String], elapsed: Duration) -> String {
     let empty = Tally::default();
@@ -276,8 +279,17 @@ fn summary(tally: Option<&Tally>, alone: &[String], elapsed: Duration) -> String
     for reason in alone {
         *faults.entry(reason).or_default() += 1;
     }
+    let mut faults: Vec<_> = faults.into_iter().collect();
+    faults.sort_by_key(|(_, tasks)| std::cmp::Reverse(*tasks));
+    let rest = faults.split_off(faults.len().min(MAX_FAULTS));
     for (fault, tasks) in faults {
         text += &format!("dbuild: {tasks} ran here because of a fault: {fault}\n");
+    }
+    if !rest.is_empty() {
+        let (kinds, tasks) = (rest.len(), rest.iter().map(|(_, tasks)| tasks).sum::<u64>());
+        text += &format!(
+            "dbuild: {tasks} ran here because of {kinds} other faults, which `dbuild stats` lists\n"
+        );
     }
     for (notice, tasks) in &tally.notices {
         text += &format!("dbuild: {tasks} took longer: {notice}\n");

@@ -49,10 +49,19 @@ pub fn may_leave(inputs: &Inputs, task: &Task) -> Result<(), &'static str> {
 /// Whether a successful answer has every output that the task certainly writes.
 pub fn complete(places: &[Destination], outcome: &TaskOutcome) -> Result<(), String> {
     let sent = |name: &Path| outcome.outputs.iter().any(|output| output.path == name.as_os_str().as_bytes());
-    match places.iter().any(|place| place.certain && !sent(&place.name)) {
-        true => Err("a helper did not send every output".to_owned()),
-        false => Ok(()),
+    if places.iter().any(|place| place.certain && !sent(&place.name)) {
+        return Err("a helper did not send every output".to_owned());
     }
+    let empty = |place: &Destination| {
+        outcome.outputs.iter().any(|output| {
+            output.path == place.name.as_os_str().as_bytes()
+                && output.blob.as_ref().is_some_and(|blob| blob.size == 0)
+        })
+    };
+    if places.iter().any(|place| place.filled && empty(place)) {
+        return Err("a helper sent an empty object".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether the compile would change more than its outputs: with coverage notes gcc removes the counts (`.gcda`) of an
@@ -83,12 +92,16 @@ pub fn specs_read_environment(args: &[OsString], cwd: &Path) -> bool {
 /// must never see an error that the plain command would not give.
 /// The same where outputs of an older compile are there: which of them a driver removes is its own affair.
 pub fn doubtful_failure(stderr: &[u8], exit_code: i32, places: &[Destination]) -> Option<&'static str> {
-    const SIGNS: [&str; 11] = [
+    const SIGNS: [&str; 14] = [
         "internal compiler error",
         "No such file or directory",
         "cannot execute",
         "No space left",
         "Cannot allocate memory",
+        "out of memory",
+        // The compiler proper was ended from outside; the driver reports that as an error (gcc's gcc.cc, `execute`).
+        "signal terminated program",
+        "nable to execute command",
         "Permission denied",
         "Assembler messages",
         "inline asm",
@@ -98,7 +111,8 @@ pub fn doubtful_failure(stderr: &[u8], exit_code: i32, places: &[Destination]) -
     ];
     let text = String::from_utf8_lossy(stderr);
     // Drivers end with 1 when the source is at fault (gcc manual, "Overall Options"); 4 is an internal error.
-    if exit_code != 1 {
+    // None fails without a word, in whatever language.
+    if exit_code != 1 || stderr.trim_ascii().is_empty() {
         return Some("compiler failed strangely on a helper");
     }
     let old =
@@ -135,6 +149,11 @@ mod tests {
     fn errors_of_the_source_are_passed_on_and_others_are_tried_here() {
         assert_eq!(doubtful_failure(b"a.c:1:1: error: expected ';'", 1, &[]), None);
         assert!(doubtful_failure(b"a.c:1:10: fatal error: x.h: No such file or directory", 1, &[]).is_some());
+        let killed = b"g++: fatal error: Killed signal terminated program cc1plus\ncompilation terminated.";
+        assert!(doubtful_failure(killed, 1, &[]).is_some());
+        let memory = b"cc1plus: out of memory allocating 4072 bytes after a total of 1323008 bytes";
+        assert!(doubtful_failure(memory, 1, &[]).is_some());
+        assert!(doubtful_failure(b" \n", 1, &[]).is_some());
         assert!(doubtful_failure(b"", 4, &[]).is_some());
         assert!(doubtful_failure(b"", 139, &[]).is_some());
     }

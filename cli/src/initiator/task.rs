@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dbuild_compilers::{CrateUnit, Output, Place, Task, relevant_env};
+use dbuild_compilers::{CrateUnit, Output, OutputKind, Place, Task, relevant_env};
 use dbuild_intake::action::logical_directory;
 use dbuild_intake::recall::{KeyParts, RecallKey};
 use dbuild_intake::{Roots, Start, Toolchain, World};
@@ -96,6 +96,8 @@ pub struct Destination {
     pub manner: Manner,
     /// The compile writes it whenever it succeeds.
     pub certain: bool,
+    /// It is of a format that has no empty file.
+    pub filled: bool,
 }
 
 impl Here {
@@ -222,6 +224,7 @@ impl Prepared {
                 path,
                 manner: outputs::manner(family, output.kind),
                 certain: output.certain,
+                filled: matches!(output.kind, OutputKind::Object | OutputKind::PrecompiledHeader),
             })
         };
         self.task.outputs.iter().filter_map(destination).collect()

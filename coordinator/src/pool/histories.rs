@@ -63,6 +63,9 @@ struct Model {
     /// Slots of the connected helpers and the leases that each holds: uncancelled ones and those whose
     /// cancellation was neither confirmed nor waited for.
     helpers: HashMap<HelperId, (u32, HashMap<LeaseId, Held>)>,
+    names: HashMap<HelperId, Arc<str>>,
+    /// Until when helpers of these names get nothing.
+    aside: HashMap<Arc<str>, Time>,
     live: HashMap<TaskId, Live>,
     ended: HashSet<TaskId>,
 }
@@ -125,6 +128,10 @@ impl Model {
                         live.running = None;
                     }
                 }
+                Effect::SetAside { helper, wait, .. } => {
+                    assert!(*wait > Duration::ZERO);
+                    self.aside.insert(helper.clone(), now + *wait);
+                }
                 Effect::Requeued { task } => assert!(self.live.contains_key(task)),
                 Effect::Answer { task, outcome } => {
                     let live = self.live.remove(task).expect("answered only what lives");
@@ -139,7 +146,7 @@ impl Model {
                     assert_eq!(live.watchers, 0, "forgot what is watched");
                     assert!(self.ended.insert(*task), "forgotten after its end");
                 }
-                Effect::Close { helper, .. } => self.drop_helper(*helper),
+                Effect::Close { helper, .. } | Effect::Drop { helper, .. } => self.drop_helper(*helper),
             }
         }
         assert_eq!(replies, usize::from(submitted));
@@ -150,6 +157,8 @@ impl Model {
 
     fn leased(&mut self, helper: HelperId, lease: LeaseId, task: TaskId) {
         let (slots, held) = self.helpers.get_mut(&helper).expect("leases go to connected helpers");
+        let aside = self.aside.get(&self.names[&helper]).copied().unwrap_or_default();
+        assert!(aside <= self.now, "leased to a helper that is set aside");
         assert!(held.insert(lease, Held::Running(task)).is_none(), "lease ids are new");
         assert!(held.len() <= *slots as usize, "slots oversold");
         let live = self.live.get_mut(&task).expect("only what lives is leased");
@@ -172,6 +181,7 @@ impl Model {
     fn attach(&mut self, name: u8, slots: u32, linux: bool) -> Event<TaskId> {
         self.next_helper += 1;
         let helper = HelperId(self.next_helper);
+        self.names.insert(helper, format!("h{name}").into());
         Event::Attach { helper, name: format!("h{name}").into(), slots, properties: system(linux) }
     }
 

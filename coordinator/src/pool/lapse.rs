@@ -10,6 +10,8 @@ pub(super) enum Deadline {
     Expired(LeaseId),
     Orphan(TaskId),
     Stranded(TaskId),
+    /// The helper was set aside until now.
+    Trial(HelperId),
 }
 
 impl<R> Pool<R> {
@@ -25,6 +27,7 @@ impl<R> Pool<R> {
                 Deadline::Expired(lease) => self.expire_lease(now, lease),
                 Deadline::Orphan(task) => self.expire_orphan(now, task),
                 Deadline::Stranded(task) => self.expire_stranded(now, task),
+                Deadline::Trial(helper) => self.expire_aside(now, helper),
             }
         }
     }
@@ -37,7 +40,7 @@ impl<R> Pool<R> {
             return;
         }
         let reason = format!("not heard for {} ms", self.limits.silence.as_millis());
-        self.effects.push(Effect::Close { helper, reason: reason.clone() });
+        self.effects.push(Effect::Drop { helper, reason: reason.clone() });
         self.lose(now, helper, &reason);
     }
 
@@ -50,9 +53,17 @@ impl<R> Pool<R> {
             self.release(now, id);
             return;
         };
-        let name = self.roster.name(lease.helper);
+        let (name, begun) = (self.roster.name(lease.helper), lease.begun);
         self.cancel(now, id);
+        self.note_fault(now, &name, task, begun, "it did not answer in time");
         self.retry(now, task, &name, format!("helper {name} did not answer in time"));
+    }
+
+    fn expire_aside(&mut self, now: Time, helper: HelperId) {
+        // It may be gone; its record waits for it.
+        if self.roster.heard(helper).is_some() {
+            self.admit(now, helper);
+        }
     }
 
     fn expire_orphan(&mut self, now: Time, id: TaskId) {
@@ -71,12 +82,23 @@ impl<R> Pool<R> {
             self.deadlines.insert((due, Deadline::Stranded(id)));
         } else if self.roster.is_empty() {
             self.answer(id, Outcome::NoHelper);
-        } else if self.roster.any_matches(&class.properties) {
-            let why = self.roster.closed(&class.properties);
-            self.answer(id, Outcome::Closed(why));
         } else {
-            let why = self.roster.mismatch(&class.properties);
-            self.answer(id, Outcome::Unmatched(why));
+            let outcome = self.not_taken(&class.properties);
+            self.answer(id, outcome);
+        }
+    }
+
+    /// Notes which tasks no helper takes, now that helpers came, went, or changed what they take.
+    pub(super) fn strand(&mut self, now: Time) {
+        let (queue, roster, deadlines) = (&mut self.queue, &self.roster, &mut self.deadlines);
+        for (class, lane) in queue.lanes_mut() {
+            if roster.any_open(&class.properties) {
+                lane.stranded_since = None;
+            } else if lane.stranded_since.is_none() {
+                lane.stranded_since = Some(now);
+                let due = now + self.limits.helper_wait;
+                deadlines.extend(lane.tasks().map(|task| (due, Deadline::Stranded(task))));
+            }
         }
     }
 }

@@ -13,13 +13,14 @@
 //! * no more than [`Limits::tasks`] tasks are accepted and not yet answered.
 //!
 //! What is served next is decided by `shares.rs` (whose turn it is) and `queue.rs` (which of theirs), where it is served by
-//! `roster.rs`; `fairness.rs` holds them to it.
+//! `roster.rs`; `fairness.rs` holds them to it. Who gets work at all is for `trust.rs` to say.
 
 mod event;
 mod lapse;
 mod queue;
 mod roster;
 mod shares;
+mod trust;
 
 #[cfg(test)]
 mod fairness;
@@ -40,6 +41,8 @@ use queue::{Class, Queue, Standing};
 use roster::Roster;
 pub use roster::{HelperView, Report};
 use shares::{Charge, Shares};
+pub use trust::Standing as HelperStanding;
+use trust::Trust;
 
 /// A task may be handed back so often before that counts as an attempt.
 const RETURNS: u32 = 8;
@@ -88,6 +91,7 @@ pub struct Pool<R> {
     shared: HashMap<ActionId, TaskId>,
     queue: Queue,
     shares: Shares,
+    trust: Trust,
     /// Earliest first; see `lapse.rs`.
     deadlines: BTreeSet<(Time, Deadline)>,
     last_task: u64,
@@ -105,6 +109,7 @@ impl<R> Pool<R> {
             shared: HashMap::new(),
             queue: Queue::default(),
             shares: Shares::default(),
+            trust: Trust::default(),
             deadlines: BTreeSet::new(),
             last_task: 0,
             last_lease: 0,
@@ -148,7 +153,9 @@ impl<R> Pool<R> {
 
     /// The helpers, connected ones and those that left lately, by name.
     pub fn helpers(&self, now: Time) -> Vec<HelperView> {
-        self.roster.views(now)
+        let mut views = self.roster.views(now);
+        views.iter_mut().for_each(|view| view.standing = self.trust.standing(now, &view.name));
+        views
     }
 
     /// Whether a helper of this name is connected, or was lately.
@@ -173,35 +180,27 @@ impl<R> Pool<R> {
             return;
         }
         self.roster.add(now, helper, name, slots, properties);
-        self.strand(now);
         self.deadlines.insert((now + self.limits.silence, Deadline::Silent(helper)));
+        self.admit(now, helper);
     }
 
     fn lose(&mut self, now: Time, helper: HelperId, reason: &str) {
         let Some(gone) = self.roster.remove(now, helper) else { return };
+        // However many leases it held, it was lost once.
+        let mut newest = None;
         for id in gone.leases {
             let Some(lease) = self.leases.remove(&id) else { continue };
             self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
             self.settle(now, &lease);
             if let Some(task) = lease.task {
+                newest = Some((task, lease.begun));
                 self.retry(now, task, &gone.name, format!("helper {} was lost: {reason}", gone.name));
             }
         }
-        self.strand(now);
-    }
-
-    /// Notes which tasks no helper takes, now that the helpers have changed.
-    fn strand(&mut self, now: Time) {
-        let (queue, roster, deadlines) = (&mut self.queue, &self.roster, &mut self.deadlines);
-        for (class, lane) in queue.lanes_mut() {
-            if roster.any_open(&class.properties) {
-                lane.stranded_since = None;
-            } else if lane.stranded_since.is_none() {
-                lane.stranded_since = Some(now);
-                let due = now + self.limits.helper_wait;
-                deadlines.extend(lane.tasks().map(|task| (due, Deadline::Stranded(task))));
-            }
+        if let Some((task, begun)) = newest {
+            self.note_fault(now, &gone.name, task, begun, reason);
         }
+        self.strand(now);
     }
 
     fn report(&mut self, now: Time, helper: HelperId, report: Report) {
@@ -216,7 +215,7 @@ impl<R> Pool<R> {
         self.report(now, helper, report);
         if !up {
             let reason = format!("its supervisor says: {why}");
-            self.effects.push(Effect::Close { helper, reason: reason.clone() });
+            self.effects.push(Effect::Drop { helper, reason: reason.clone() });
             self.lose(now, helper, &reason);
         }
     }
@@ -242,10 +241,11 @@ impl<R> Pool<R> {
         if self.leases.get(&lease).is_none_or(|held| held.helper != helper) {
             return;
         }
-        let begun = self.leases.get(&lease).map_or(now, |lease| lease.begun);
-        let Some(task) = self.release(now, lease) else { return };
+        let Some(lease) = self.release(now, lease) else { return };
+        let (begun, Some(task)) = (lease.begun, lease.task) else { return };
         match verdict {
             Verdict::Answer(answer) => {
+                self.note_success(now, helper, begun);
                 if let Some(expected) = self.tasks.get(&task).and_then(|task| task.request.expected) {
                     self.roster.note_pace(helper, expected, now.saturating_sub(begun));
                 }
@@ -254,6 +254,7 @@ impl<R> Pool<R> {
             Verdict::Return(why) => self.give_back(now, helper, task, why),
             Verdict::Retry(why) => {
                 let name = self.roster.name(helper);
+                self.note_fault(now, &name, task, begun, &why);
                 self.retry(now, task, &name, format!("helper {name}: {why}"));
             }
         }
@@ -282,9 +283,9 @@ impl<R> Pool<R> {
             self.effects.push(Effect::Declined(Outcome::Full { limit: self.limits.tasks }));
             return;
         }
-        if !self.roster.is_empty() && !self.roster.any_matches(&request.properties) {
-            let why = self.roster.mismatch(&request.properties);
-            self.effects.push(Effect::Declined(Outcome::Unmatched(why)));
+        if !self.roster.is_empty() && !self.roster.any_open(&request.properties) {
+            let why = self.not_taken(&request.properties);
+            self.effects.push(Effect::Declined(why));
             return;
         }
         self.last_task += 1;
@@ -349,13 +350,22 @@ impl<R> Pool<R> {
         self.shares.correct(&lease.owner, lease.charge, now.saturating_sub(lease.begun));
     }
 
-    /// Frees the lease's slot; gives the task that it was for, if it still is.
-    fn release(&mut self, now: Time, id: LeaseId) -> Option<TaskId> {
+    /// Why none of the connected helpers takes what asks for these properties.
+    fn not_taken(&self, properties: &Properties) -> Outcome<R> {
+        if self.roster.any_matches(properties) {
+            Outcome::Closed(self.roster.closed(properties))
+        } else {
+            Outcome::Unmatched(self.roster.mismatch(properties))
+        }
+    }
+
+    /// Frees the lease's slot; gives what it was.
+    fn release(&mut self, now: Time, id: LeaseId) -> Option<Lease> {
         let lease = self.leases.remove(&id)?;
         self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
         self.roster.free(lease.helper, id);
         self.settle(now, &lease);
-        lease.task
+        Some(lease)
     }
 
     /// Takes the task off everything that knows it.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbuild_proto::pool::State;
+use dbuild_proto::pool::{Mood, State};
 
 use super::queue::Class;
+use super::trust::Standing;
 use super::{HelperId, LeaseId, Properties, Time};
 
 /// Helpers that left are remembered for this long, and this many of them, for `dbuild helpers`.
@@ -31,12 +32,15 @@ pub struct HelperView {
     /// It gets no more work.
     pub drained: bool,
     pub properties: Arc<Properties>,
+    pub standing: Standing,
 }
 
 pub(super) struct Helper {
     pub name: Arc<str>,
     pub leases: BTreeSet<LeaseId>,
     slots: u32,
+    /// How many of its slots may be used, as far as it is trusted.
+    allowed: u32,
     properties: Arc<Properties>,
     /// How long actions take on it, compared with what was expected of them.
     pace: Pace,
@@ -75,11 +79,24 @@ impl Pace {
 impl Helper {
     /// Slots in which it would begin something.
     fn open(&self) -> u32 {
-        if self.drained { 0 } else { self.slots.min(self.offered) }
+        if self.drained { 0 } else { self.slots.min(self.offered).min(self.allowed) }
     }
 
     fn free(&self) -> usize {
         (self.open() as usize).saturating_sub(self.leases.len())
+    }
+
+    /// Why it is not open. The same words for all that goes on that long, so that a build says it once.
+    fn why_closed(&self) -> &'static str {
+        let mood = self.report.as_ref().map_or(Mood::Working, |report| report.0.mood());
+        match mood {
+            _ if self.drained => "is drained",
+            _ if self.allowed == 0 => "failed repeatedly",
+            Mood::Paused => "is paused by its owner",
+            Mood::Down => "has no worker",
+            Mood::Full | Mood::Yielding | Mood::Cooling => "is needed by others",
+            Mood::Working => "offers no slot",
+        }
     }
 
     /// When it would be done with one action more, in a measure that only compares: its pace, and up to twice that where its
@@ -99,11 +116,12 @@ impl Helper {
             drained: self.drained,
             properties: self.properties.clone(),
             silent_for: now.saturating_sub(self.heard),
+            standing: Standing::default(),
         }
     }
 }
 
-/// Helpers with the same properties.
+/// Helpers with the same properties that may be given work.
 #[derive(Default)]
 struct Kind {
     helpers: BTreeSet<HelperId>,
@@ -169,8 +187,9 @@ impl Roster {
         self.kinds.entry(properties.clone()).or_default().helpers.insert(id);
         let (leases, pace, drained) = (BTreeSet::new(), Pace(1.0), self.drained.contains(&name));
         // It offers nothing yet, and then everything: the one way in which its place is found.
-        let (report, offered) = (None, 0);
-        let helper = Helper { name, leases, slots, properties, pace, report, heard: now, offered, drained };
+        let (report, offered, allowed) = (None, 0, u32::MAX);
+        let helper =
+            Helper { name, leases, slots, properties, pace, report, heard: now, offered, allowed, drained };
         self.helpers.insert(id, helper);
         self.change(id, |helper| helper.offered = slots);
     }
@@ -192,6 +211,11 @@ impl Roster {
             kind.open = kind.open + usize::from(open_after) - usize::from(open_before);
         }
         Some(changed)
+    }
+
+    /// Lets so many of the helper's slots be used, whatever it offers.
+    pub fn allow(&mut self, id: HelperId, allowed: u32) {
+        self.change(id, |helper| helper.allowed = allowed);
     }
 
     /// Takes in what a helper says of itself; true if it takes work now and did not before, or the other way round.
@@ -288,8 +312,11 @@ impl Roster {
     /// The helper that would be done the soonest with a task of the class. One that failed the task before is chosen only
     /// when no other could run it at all, not when the others are merely busy.
     pub fn choose(&self, class: &Class) -> Option<HelperId> {
-        let fresh =
-            |id: &HelperId| self.helpers.get(id).is_some_and(|helper| !class.tried.contains(&helper.name));
+        let fresh = |id: &HelperId| {
+            self.helpers
+                .get(id)
+                .is_some_and(|helper| helper.open() > 0 && !class.tried.contains(&helper.name))
+        };
         let able = || self.able(&class.properties);
         let only_fresh = class.tried.is_empty() || able().any(|kind| kind.helpers.iter().any(fresh));
         let soonest = |kind: &Kind| {
@@ -317,14 +344,14 @@ impl Roster {
     /// Why those helpers take no work that could run it, as a sentence.
     pub fn closed(&self, wants: &Properties) -> String {
         let able = self.able(wants).flat_map(|kind| &kind.helpers).filter_map(|id| self.helpers.get(id));
-        let why = |helper: &Helper| {
-            let said =
-                helper.report.as_ref().map(|report| report.0.why.as_str()).filter(|why| !why.is_empty());
-            let why = if helper.drained { "drained" } else { said.unwrap_or("it offers no slot") };
-            format!("{} ({why})", helper.name)
-        };
-        let first: Vec<String> = able.take(3).map(why).collect();
-        format!("no helper takes work at the moment: {}", first.join(", "))
+        let able: Vec<&Helper> = able.collect();
+        if able.iter().all(|helper| helper.allowed == 0) {
+            return "every helper that could run it failed repeatedly and is set aside for a while"
+                .to_owned();
+        }
+        let each: Vec<String> =
+            able.iter().take(3).map(|helper| format!("{} {}", helper.name, helper.why_closed())).collect();
+        format!("no helper takes work at the moment: {}", each.join(", "))
     }
 
     pub fn views(&self, now: Time) -> Vec<HelperView> {

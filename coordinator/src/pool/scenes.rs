@@ -215,16 +215,14 @@ fn a_silent_helper_is_lost_and_a_heard_one_is_not() {
     assert_eq!(pool.step(at(10), Event::Tick), []);
     let effects = pool.step(at(17), Event::Tick);
     let reason = "not heard for 9000 ms".to_string();
-    assert_eq!(
-        effects,
-        [Effect::Close { helper: HelperId(1), reason }, Effect::Requeued { task: TaskId(1) }]
-    );
+    assert_eq!(effects, [Effect::Drop { helper: HelperId(1), reason }, Effect::Requeued { task: TaskId(1) }]);
     let views = pool.helpers(at(17));
     assert_eq!((views.len(), views[0].online, views[0].silent_for), (1, false, at(9)));
 }
 
 fn offers(helper: u64, offered: u32) -> Event<&'static str> {
-    let state = State { offered: Some(offered), why: "its owner works".into(), ..State::default() };
+    let state =
+        State { offered: Some(offered), mood: dbuild_proto::pool::Mood::Full.into(), ..State::default() };
     Event::Report { helper: HelperId(helper), report: Report(Arc::new(state)) }
 }
 
@@ -244,24 +242,30 @@ fn a_helper_gets_no_more_than_it_offers() {
 fn a_task_that_no_helper_takes_is_answered_in_the_end() {
     let mut pool = pool();
     pool.step(at(0), attach(1, "mars", 1));
+    for task in 1..=3 {
+        pool.step(at(0), Event::Submit(request(["1", "2", "3"][task - 1])));
+    }
+    // What waits goes on waiting for a while, in case it takes work again.
     pool.step(at(0), offers(1, 0));
-    assert_eq!(pool.step(at(0), Event::Submit(request("a"))), [accepted(1)]);
-    let effects = pool.step(at(5), Event::Tick);
-    let why = "no helper takes work at the moment: mars (its owner works)".to_owned();
-    assert_eq!(effects, [answer(1, Outcome::Closed(why))]);
-    // One that takes work again in time runs it.
-    assert_eq!(pool.step(at(6), Event::Submit(request("b"))), [accepted(2)]);
-    assert_eq!(pool.step(at(7), offers(1, 1)), [lease(1, 1, 2)]);
+    let done = Verdict::Answer("done");
+    assert_eq!(pool.step(at(1), finish(1, 1, done)), [answer(1, Outcome::Answered("done"))]);
+    assert_eq!(pool.step(at(4), offers(1, 1)), [lease(1, 2, 2)]);
+    pool.step(at(5), offers(1, 0));
+    let effects = pool.step(at(10), Event::Tick);
+    let closed = Outcome::Closed("no helper takes work at the moment: mars is needed by others".to_owned());
+    assert_eq!(effects, [answer(3, closed.clone())]);
+    // What comes now is told at once.
+    assert_eq!(pool.step(at(11), Event::Submit(request("4"))), [Effect::Declined(closed)]);
 }
 
 #[test]
 fn a_drained_helper_finishes_what_it_runs_and_stays_drained_when_it_comes_back() {
     let mut pool = pool();
-    pool.step(at(0), attach(1, "mars", 2));
+    pool.step(at(0), attach(1, "mars", 1));
     pool.step(at(0), Event::Submit(request("a")));
+    assert_eq!(pool.step(at(0), Event::Submit(request("b"))), [accepted(2)]);
     let drain = |drained| Event::Drain { name: "mars".into(), drained };
     assert_eq!(pool.step(at(0), drain(true)), []);
-    assert_eq!(pool.step(at(0), Event::Submit(request("b"))), [accepted(2)]);
     assert_eq!(
         pool.step(at(1), finish(1, 1, Verdict::Answer("done"))),
         [answer(1, Outcome::Answered("done"))]
@@ -311,9 +315,89 @@ fn a_supervisor_that_says_its_worker_is_gone_is_believed_at_once() {
     assert_eq!(pool.step(at(8), said(true)), []);
     assert_eq!(pool.step(at(16), Event::Tick), []);
     let effects = pool.step(at(16), said(false));
-    let close = matches!(&effects[..], [Effect::Close { .. }, Effect::Requeued { task: TaskId(1) }]);
+    let close = matches!(&effects[..], [Effect::Drop { .. }, Effect::Requeued { task: TaskId(1) }]);
     assert!(close, "{effects:?}");
     assert_eq!(pool.step(at(16), said(false)), []);
+}
+
+fn set_aside() -> Outcome<&'static str> {
+    Outcome::Closed("every helper that could run it failed repeatedly and is set aside for a while".into())
+}
+
+/// Three tasks, each of which mars fails in its three attempts.
+fn mars_is_set_aside(pool: &mut TestPool) {
+    pool.step(at(0), attach(1, "mars", 2));
+    for (number, content) in ["a", "b", "c"].iter().enumerate() {
+        pool.step(at(0), Event::Submit(request(content)));
+        for attempt in 1..=3 {
+            let lease = number as u64 * 3 + attempt;
+            let effects = pool.step(at(0), finish(1, lease, Verdict::Retry("disk full".into())));
+            if lease == 7 {
+                let (helper, wait, why) = ("mars".into(), at(10), "disk full".into());
+                let aside = Effect::SetAside { helper, wait, why };
+                assert_eq!(effects, [aside, Effect::Requeued { task: TaskId(3) }]);
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_helper_that_fails_again_and_again_is_set_aside_and_comes_back_on_trial() {
+    let mut pool = pool();
+    mars_is_set_aside(&mut pool);
+    // Who comes now hears at once that nobody takes it; who waits already does so no longer than for a first helper.
+    let declined = Effect::Declined(set_aside());
+    assert_eq!(pool.step(at(4), Event::Submit(request("d"))), [declined]);
+    assert_eq!(pool.helpers(at(4))[0].standing, HelperStanding::SetAside(at(6)));
+    assert_eq!(pool.step(at(5), Event::Tick), [answer(3, set_aside())]);
+    pool.step(at(5), Event::Report { helper: HelperId(1), report: Report::default() });
+    pool.step(at(10), Event::Report { helper: HelperId(1), report: Report::default() });
+    // On trial it has one slot.
+    assert_eq!(pool.step(at(10), Event::Submit(request("d"))), [accepted(4), lease(1, 8, 4)]);
+    assert_eq!(pool.step(at(10), Event::Submit(request("e"))), [accepted(5)]);
+    assert_eq!(pool.step(at(11), Event::Submit(request("f"))), [accepted(6)]);
+    let effects = pool.step(at(12), finish(1, 8, Verdict::Answer("ok")));
+    assert_eq!(effects, [answer(4, Outcome::Answered("ok")), lease(1, 9, 5), lease(1, 10, 6)]);
+    assert_eq!(pool.helpers(at(12))[0].standing, HelperStanding::Trusted);
+}
+
+#[test]
+fn what_a_set_aside_helper_would_run_goes_to_others_meanwhile() {
+    let mut pool = pool();
+    mars_is_set_aside(&mut pool);
+    assert_eq!(pool.step(at(1), attach(2, "venus", 1)), [lease(2, 8, 3)]);
+    assert_eq!(pool.step(at(1), Event::Submit(request("d"))), [accepted(4)]);
+    assert_eq!(pool.step(at(2), finish(2, 8, Verdict::Answer("ok"))).last(), Some(&lease(2, 9, 4)));
+    pool.step(at(8), Event::Report { helper: HelperId(1), report: Report::default() });
+    pool.step(at(8), Event::Report { helper: HelperId(2), report: Report::default() });
+    // Its time is over: it takes what waits.
+    assert_eq!(pool.step(at(9), Event::Submit(request("e"))), [accepted(5)]);
+    assert_eq!(pool.step(at(10), Event::Tick), [lease(1, 10, 5)]);
+    let effects = pool.step(at(11), finish(1, 10, Verdict::Retry("disk full".into())));
+    let aside = Effect::SetAside { helper: "mars".into(), wait: at(20), why: "disk full".into() };
+    assert_eq!(effects, [aside, Effect::Requeued { task: TaskId(5) }]);
+}
+
+#[test]
+fn a_new_connection_does_not_make_a_helper_trusted() {
+    let mut pool = pool();
+    mars_is_set_aside(&mut pool);
+    pool.step(at(1), Event::Detach { helper: HelperId(1), reason: "restarted".into() });
+    assert_eq!(pool.step(at(2), attach(2, "mars", 2)), []);
+    assert_eq!(pool.helpers(at(2))[0].standing, HelperStanding::SetAside(at(8)));
+}
+
+#[test]
+fn a_helper_that_is_lost_with_what_it_holds_again_and_again_is_set_aside() {
+    let mut pool = pool();
+    for round in 1..=3 {
+        pool.step(at(round), attach(round, "mars", 4));
+        pool.step(at(round), Event::Submit(request(&round.to_string())));
+        pool.step(at(round), Event::Detach { helper: HelperId(round), reason: "died".into() });
+    }
+    assert_eq!(pool.step(at(4), attach(4, "mars", 4)), []);
+    assert!(matches!(pool.helpers(at(4))[0].standing, HelperStanding::SetAside(_)));
 }
 
 #[test]

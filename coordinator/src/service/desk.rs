@@ -32,6 +32,7 @@ pub enum Order {
     Lease(LeaseId, TaskId, Arc<Job>),
     Cancel(LeaseId),
     Close(String),
+    Drop(String),
 }
 
 /// How far an operation is.
@@ -320,6 +321,15 @@ impl Owner {
                     Effect::Close { helper, reason } => {
                         tracing::info!(helper = helper.0, reason, "helper closed");
                         self.order(helper, Order::Close(reason));
+                        self.helpers.remove(&helper);
+                    }
+                    Effect::SetAside { helper, wait, why } => {
+                        let seconds = wait.as_secs();
+                        tracing::warn!(%helper, seconds, why, "a helper failed too often and gets no work for a while");
+                    }
+                    Effect::Drop { helper, reason } => {
+                        tracing::info!(helper = helper.0, reason, "helper lost");
+                        self.order(helper, Order::Drop(reason));
                         self.helpers.remove(&helper);
                     }
                 }

@@ -17,7 +17,7 @@ use super::desk::{Hello, Order};
 use super::job::Job;
 use super::messages::Sent;
 use super::{Site, verdict};
-use crate::pool::{Event, HelperId, HelperView, LeaseId, Properties, Report, TaskId};
+use crate::pool::{Event, HelperId, HelperStanding, HelperView, LeaseId, Properties, Report, TaskId};
 
 /// A connection that has not said `Hello` after this time is closed.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
@@ -106,6 +106,12 @@ fn describe(helper: HelperView) -> wire::HelperInfo {
         drained: helper.drained,
         version: helper.properties.get(VERSION).cloned().unwrap_or_default(),
         platform: platform.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        set_aside_ms: match helper.standing {
+            // Never 0 while it is set aside.
+            HelperStanding::SetAside(left) => (left.as_millis() as u64).max(1),
+            _ => 0,
+        },
+        on_trial: helper.standing == HelperStanding::OnTrial,
     }
 }
 
@@ -324,6 +330,12 @@ impl Connection {
             Order::Cancel(lease) => Outbound::Cancel(wire::Cancel { lease_id: lease.0 }),
             Order::Close(reason) => {
                 send(&self.outbox, Outbound::Refused(wire::Refused { reason: reason.clone() })).await;
+                return Err(reason);
+            }
+            // A helper that was frozen reads this when it goes on, and connects again.
+            Order::Drop(reason) => {
+                // Its channel may be full, and nobody empties it: then the end of the stream says it.
+                let _ = self.outbox.try_send(Err(Status::unavailable(reason.clone())));
                 return Err(reason);
             }
         };

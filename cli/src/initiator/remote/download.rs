@@ -6,7 +6,7 @@ use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::reapi::google::bytestream::ReadRequest;
 use dbuild_proto::{Digest, MAX_BATCH};
 
-use super::{FUNCTION, Fault, Remote};
+use super::{FUNCTION, Fault, LOST, Remote};
 
 /// Blobs up to this size travel in batches.
 const SMALL: u64 = 1024 * 1024;
@@ -59,6 +59,9 @@ impl Remote {
         let mut wanted: std::collections::HashSet<Digest> = digests.into_iter().collect();
         for response in answer.into_inner().responses {
             if let Some(status) = response.status.filter(|status| status.code != 0) {
+                if status.code == tonic::Code::NotFound as i32 {
+                    return Err(Fault::new(LOST));
+                }
                 return Err(Fault::new(format!("the pool failed to give a blob: {}", status.message)));
             }
             let digest = Digest::from_field(response.digest.as_ref())

@@ -11,7 +11,7 @@ use dbuild_proto::{ACTION_RESULT, Digest};
 use prost::Message;
 
 use super::download::keep;
-use super::{FUNCTION, Fault, Purpose, Remote};
+use super::{FUNCTION, Fault, LOST, Purpose, Remote, is_lost};
 
 /// A coordinator that is alive says something at least every 10 s; this is the bound on its silence.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
@@ -94,10 +94,10 @@ impl Remote {
                     tracing::info!(message, "inputs were evicted; sending them again");
                     self.forget();
                 }
-                Ran::MissingInputs(message) => return Err(Fault::new(message)),
+                Ran::MissingInputs(_) => break,
             }
         }
-        Err(Fault::new("the pool keeps losing inputs"))
+        Err(Fault::new(LOST))
     }
 
     /// Runs an action that is no compile, whose blobs are `blobs`. What it wrote is still at the pool.
@@ -123,10 +123,10 @@ impl Remote {
             match self.follow(purpose.introduce(request), store, &early).await? {
                 Ran::Response(response) => return Ok(*response),
                 Ran::MissingInputs(_) if attempt < ATTEMPTS => self.forget(),
-                Ran::MissingInputs(message) => return Err(Fault::new(message)),
+                Ran::MissingInputs(_) => break,
             }
         }
-        Err(Fault::new("the pool keeps losing inputs"))
+        Err(Fault::new(LOST))
     }
 
     async fn cached(&self, built: &BuiltAction) -> Result<Option<re::ActionResult>, Fault> {
@@ -216,11 +216,11 @@ impl Remote {
     fn not_run(&self, code: tonic::Code, message: &str, call: Option<&tonic::Status>) -> Result<Ran, Fault> {
         tracing::info!(?code, message, "the pool did not run an action");
         match (code, call) {
+            (_, Some(status)) if is_lost(status) => Err(self.fault("run the action", status)),
             (tonic::Code::FailedPrecondition, _) if message.contains("missing") => {
                 Ok(Ran::MissingInputs(message.to_owned()))
             }
-            (tonic::Code::Unavailable, Some(status)) => Err(self.fault("run the action", status)),
-            // No helper: every task would wait for one in vain.
+            // Nobody to take it: every task would wait for one in vain.
             (tonic::Code::Unavailable, None) => Err(self.rest(message)),
             // Every attempt failed. The message names paths of one action; faults are counted by their text.
             (tonic::Code::Internal, _) if message.contains("No space left") => {

@@ -38,6 +38,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// one per task.
 const REST: Duration = Duration::from_secs(5);
 
+/// A blob was there when it was asked about, and not any more when it was asked for.
+const LOST: &str = "the pool's store lost a blob; is it too small?";
+
 /// Digests beyond this many are forgotten, and asked for again.
 const MAX_KNOWN: usize = 1_000_000;
 
@@ -116,11 +119,15 @@ impl Remote {
     /// Turns a failed call into a fault; one of the connection puts the coordinator to rest.
     fn fault(&self, doing: &str, status: &tonic::Status) -> Fault {
         tracing::info!(%status, doing, "fault of the pool");
-        if status.code() == tonic::Code::Unavailable {
+        if is_lost(status) {
             // It may come back with an empty disk.
             self.forget();
             self.0.greeting.lost();
             return self.rest("the coordinator cannot be reached");
+        }
+        if status.code() == tonic::Code::NotFound {
+            // Which blob is no matter of the summary's: faults are counted by their text.
+            return Fault::new(LOST);
         }
         Fault::new(format!("the pool failed to {doing}: {}", status.message()))
     }
@@ -165,6 +172,12 @@ impl Remote {
         lock(&self.0.known).clear();
         lock(&self.0.toolchains).clear();
     }
+}
+
+/// Whether a call failed with its connection. That has a cause on this side, where an answer of the server's has none; the
+/// code depends on how far the call had come.
+fn is_lost(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
 /// No lock here is held across anything that can panic half-way.
