@@ -126,8 +126,8 @@ pub enum Effect<R> {
     Answer { task: TaskId, outcome: Outcome<R> },
     /// The task is gone and nobody watched it.
     Forgotten { task: TaskId },
-    /// End the helper's connection, for this reason.
-    Close { helper: HelperId, reason: String },
+    /// End the helper's connection, for this reason. `for_good`: it must not connect again by itself.
+    Close { helper: HelperId, reason: String, for_good: bool },
 }
 
 /// What became of a request.

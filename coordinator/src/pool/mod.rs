@@ -47,6 +47,9 @@ struct Task {
     watchers: u32,
     /// Since when nobody watches.
     orphaned_at: Option<Time>,
+    /// There is a [`Deadline::Orphan`], a [`Deadline::Stranded`] for it; never a second one.
+    orphan_due: bool,
+    stranded_due: bool,
     attempts: u32,
     /// Which helpers may take it; knows those that failed it.
     class: Arc<Class>,
@@ -71,6 +74,19 @@ struct Lease {
     /// What its slot was charged with, and to whom.
     charge: Charge,
     owner: Owner,
+}
+
+/// How much a pool keeps, for whoever checks that it is bounded; counting takes time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub tasks: usize,
+    /// Tasks in the queue, and the lanes that they wait in.
+    pub waiting: usize,
+    pub lanes: usize,
+    pub leases: usize,
+    /// Actions in flight that others may join.
+    pub shared: usize,
+    pub deadlines: usize,
 }
 
 /// The state: see the module's text.
@@ -146,15 +162,27 @@ impl<R> Pool<R> {
         self.tasks.len()
     }
 
+    /// How much it keeps.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            tasks: self.tasks.len(),
+            waiting: self.queue.lanes().map(|(_, lane)| lane.tasks().count()).sum(),
+            lanes: self.queue.lanes().count(),
+            leases: self.leases.len(),
+            shared: self.shared.len(),
+            deadlines: self.deadlines.len(),
+        }
+    }
+
     fn attach(&mut self, now: Time, helper: HelperId, name: Arc<str>, slots: u32, properties: Properties) {
         if let Some(older) = self.roster.by_name(&name) {
             let reason = format!("another helper named {name} took its place");
-            self.effects.push(Effect::Close { helper: older, reason: reason.clone() });
+            self.effects.push(Effect::Close { helper: older, reason: reason.clone(), for_good: true });
             self.lose(now, older, &reason);
         }
         if self.roster.len() >= self.limits.helpers {
             let reason = format!("the pool has {} helpers already, its limit", self.limits.helpers);
-            self.effects.push(Effect::Close { helper, reason });
+            self.effects.push(Effect::Close { helper, reason, for_good: true });
             return;
         }
         for (class, lane) in self.queue.lanes_mut() {
@@ -176,12 +204,19 @@ impl<R> Pool<R> {
                 self.retry(now, task, &gone.name, format!("helper {} was lost: {reason}", gone.name));
             }
         }
-        let (queue, roster, deadlines) = (&mut self.queue, &self.roster, &mut self.deadlines);
+        let (queue, roster) = (&mut self.queue, &self.roster);
+        let (deadlines, tasks) = (&mut self.deadlines, &mut self.tasks);
         for (class, lane) in queue.lanes_mut() {
             if lane.stranded_since.is_none() && !roster.any_matches(&class.properties) {
                 lane.stranded_since = Some(now);
                 let due = now + self.limits.helper_wait;
-                deadlines.extend(lane.tasks().map(|task| (due, Deadline::Stranded(task))));
+                for id in lane.tasks() {
+                    if let Some(task) = tasks.get_mut(&id)
+                        && !std::mem::replace(&mut task.stranded_due, true)
+                    {
+                        deadlines.insert((due, Deadline::Stranded(id)));
+                    }
+                }
             }
         }
     }
@@ -241,8 +276,17 @@ impl<R> Pool<R> {
             self.shared.insert(request.action.clone(), id);
         }
         let class = Arc::new(Class { properties: request.properties.clone(), tried: BTreeSet::new() });
-        let task =
-            Task { request, queued_at: now, watchers: 1, orphaned_at: None, attempts: 0, class, lease: None };
+        let task = Task {
+            request,
+            queued_at: now,
+            watchers: 1,
+            orphaned_at: None,
+            orphan_due: false,
+            stranded_due: false,
+            attempts: 0,
+            class,
+            lease: None,
+        };
         self.tasks.insert(id, task);
         self.effects.push(Effect::Accepted { task: id, merged: false });
         self.enqueue(now, id);
@@ -253,7 +297,9 @@ impl<R> Pool<R> {
         task.watchers = task.watchers.saturating_sub(1);
         if task.watchers == 0 {
             task.orphaned_at = Some(now);
-            self.deadlines.insert((now + self.limits.abandon, Deadline::Orphan(id)));
+            if !std::mem::replace(&mut task.orphan_due, true) {
+                self.deadlines.insert((now + self.limits.abandon, Deadline::Orphan(id)));
+            }
         }
     }
 
@@ -267,7 +313,9 @@ impl<R> Pool<R> {
         self.shares.enter(&task.request.owner, first);
         if stranded {
             lane.stranded_since.get_or_insert(now);
-            self.deadlines.insert((now + self.limits.helper_wait, Deadline::Stranded(id)));
+            if !std::mem::replace(&mut task.stranded_due, true) {
+                self.deadlines.insert((now + self.limits.helper_wait, Deadline::Stranded(id)));
+            }
         }
     }
 

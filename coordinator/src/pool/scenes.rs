@@ -216,7 +216,10 @@ fn a_silent_helper_is_lost_and_a_heard_one_is_not() {
     let reason = "not heard for 9000 ms".to_string();
     assert_eq!(
         effects,
-        [Effect::Close { helper: HelperId(1), reason }, Effect::Requeued { task: TaskId(1) }]
+        [
+            Effect::Close { helper: HelperId(1), reason, for_good: false },
+            Effect::Requeued { task: TaskId(1) }
+        ]
     );
     let views = pool.helpers(at(17));
     assert_eq!((views.len(), views[0].online, views[0].silent_for), (1, false, at(9)));
@@ -263,6 +266,24 @@ fn a_watcher_that_comes_back_in_time_keeps_the_task() {
 }
 
 #[test]
+fn a_task_has_two_deadlines_however_often_its_watchers_and_helpers_come_and_go() {
+    let mut pool: TestPool = Pool::new(Limits { attempts: 100, ..limits() });
+    pool.step(at(0), Event::Submit(request("a")));
+    for n in 0..9 {
+        let now = Duration::from_millis(n * 100);
+        pool.step(now, Event::Leave { task: TaskId(1) });
+        pool.step(now, Event::Join { task: TaskId(1) });
+        pool.step(now, attach(n, "mars", 1));
+        pool.step(now, Event::Detach { helper: HelperId(n), reason: "gone".into() });
+    }
+    // One for each helper that may be silent, one should nobody watch, one should nobody be able to run it.
+    assert_eq!(pool.sizes().deadlines, 9 + 2);
+    // They are still told in time, from when it happened last.
+    assert_eq!(pool.step(at(5), Event::Tick), []);
+    assert_eq!(pool.step(Duration::from_millis(5800), Event::Tick), [answer(1, Outcome::NoHelper)]);
+}
+
+#[test]
 fn answers_to_leases_of_others_are_ignored() {
     let mut pool = pool();
     pool.step(at(0), attach(1, "mars", 1));
@@ -282,7 +303,11 @@ fn a_second_helper_of_a_name_replaces_the_first() {
     let reason = "another helper named mars took its place".to_string();
     assert_eq!(
         effects,
-        [Effect::Close { helper: HelperId(1), reason }, Effect::Requeued { task: TaskId(1) }, lease(2, 2, 1)]
+        [
+            Effect::Close { helper: HelperId(1), reason, for_good: true },
+            Effect::Requeued { task: TaskId(1) },
+            lease(2, 2, 1)
+        ]
     );
 }
 

@@ -31,7 +31,7 @@ const KEPT: (usize, Duration) = (1024, Duration::from_secs(60));
 pub enum Order {
     Lease(LeaseId, TaskId, Arc<Job>),
     Cancel(LeaseId),
-    Close(String),
+    Close { reason: String, for_good: bool },
 }
 
 /// How far an operation is.
@@ -288,9 +288,9 @@ impl Owner {
                     }
                     Effect::Answer { task, outcome } => self.finish(task, outcome),
                     Effect::Forgotten { task } => drop(self.live.remove(&task)),
-                    Effect::Close { helper, reason } => {
+                    Effect::Close { helper, reason, for_good } => {
                         tracing::info!(helper = helper.0, reason, "helper closed");
-                        self.order(helper, Order::Close(reason));
+                        self.order(helper, Order::Close { reason, for_good });
                         self.helpers.remove(&helper);
                     }
                 }

@@ -253,8 +253,16 @@ impl Connection {
                 message
             }
             Order::Cancel(lease) => Outbound::Cancel(wire::Cancel { lease_id: lease.0 }),
-            Order::Close(reason) => {
-                send(&self.outbox, Outbound::Refused(wire::Refused { reason: reason.clone() })).await;
+            Order::Close { reason, for_good } => {
+                // A helper that is refused ends; one whose stream breaks comes back.
+                let last = if for_good {
+                    let refused = wire::Refused { reason: reason.clone() };
+                    Ok(wire::ToHelper { message: Some(Outbound::Refused(refused)) })
+                } else {
+                    Err(Status::unavailable(reason.clone()))
+                };
+                // Who does not take it is gone anyway.
+                let _ = self.outbox.send(last).await;
                 return Err(reason);
             }
         };
