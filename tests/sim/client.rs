@@ -62,6 +62,8 @@ pub struct Habits {
     pub length: u64,
     /// How many actions it has in flight at most, as `-j` says.
     pub width: usize,
+    /// What it says that its actions take, in percent of what they do take.
+    pub guess: u64,
     /// Different actions in the pool's world; equal ones are merged.
     pub contents: u64,
     /// In a hundred: actions that may not be merged, that need a kind of helper, that have a priority.
@@ -161,7 +163,8 @@ impl Client {
         // Equal actions take the same time and need the same helper.
         let length = ms(if alone { usual } else { 1 + content * 7919 % habits.length });
         let picky = content % 100 < habits.picky;
-        let guess = length.mul_f64([0.1, 0.5, 1.0, 1.0, 2.0, 10.0][rng.between(0, 6) as usize]);
+        let guess =
+            length * habits.guess as u32 / 100 * [50, 100, 100, 200][rng.between(0, 4) as usize] / 100;
         let action = Action {
             content,
             length,

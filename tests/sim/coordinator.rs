@@ -48,7 +48,8 @@ enum Order {
 /// What a connection turned out to be.
 #[derive(Debug)]
 enum Side {
-    Unknown,
+    /// A helper's, which has not said who it is.
+    Hello,
     Helper(Helper),
     /// What each call watches; None: it is being prepared.
     Client(BTreeMap<Call, Option<TaskId>>),
@@ -129,9 +130,13 @@ impl Coordinator {
         stage.agenda.put(stage.now + after, Happening::Coordinator { run: self.run, timer });
     }
 
-    pub fn opened(&mut self, stage: &mut Stage, id: ConnId) {
-        self.sides.insert(id, Side::Unknown);
-        self.put(stage, HELLO_WAIT, Timer::HelloWait(id));
+    pub fn opened(&mut self, stage: &mut Stage, id: ConnId, helper: bool) {
+        if helper {
+            self.sides.insert(id, Side::Hello);
+            self.put(stage, HELLO_WAIT, Timer::HelloWait(id));
+        } else {
+            self.sides.insert(id, Side::Client(BTreeMap::new()));
+        }
     }
 
     pub fn on_timer(&mut self, stage: &mut Stage, timer: Timer) {
@@ -141,9 +146,9 @@ impl Coordinator {
                 self.step(stage, Event::Tick);
             }
             Timer::HelloWait(id) => {
-                // A client says nothing until it wants something, and needs not.
-                if matches!(self.sides.get(&id), Some(Side::Unknown)) {
-                    self.sides.insert(id, Side::Client(BTreeMap::new()));
+                if matches!(self.sides.get(&id), Some(Side::Hello)) {
+                    stage.count("streams without Hello");
+                    self.hang_up(stage, id, "no Hello");
                 }
             }
             Timer::Prepared { id, call, action } => self.prepared(stage, id, call, action),
@@ -158,23 +163,18 @@ impl Coordinator {
 
     pub fn hear(&mut self, stage: &mut Stage, id: ConnId, message: Message) {
         match (self.sides.get_mut(&id), message) {
-            (Some(Side::Unknown), Message::Hello { name, slots, system }) => {
+            (Some(Side::Hello), Message::Hello { name, slots, system }) => {
                 self.attach(stage, id, name, slots, system);
             }
             (Some(Side::Helper(helper)), message) => {
                 helper.unread.push_back(message);
                 self.pump(stage, id);
             }
-            (Some(side), message @ (Message::Execute { .. } | Message::WaitExecution { .. })) => {
-                if matches!(side, Side::Unknown) {
-                    *side = Side::Client(BTreeMap::new());
-                }
-                self.call(stage, id, message);
-            }
             (Some(Side::Client(calls)), Message::Reset { call }) => {
                 let watched = calls.remove(&call).flatten();
                 self.leave(stage, id, call, watched);
             }
+            (Some(Side::Client(_)), message) => self.call(stage, id, message),
             _ => {}
         }
     }
@@ -186,7 +186,7 @@ impl Coordinator {
             Some(Side::Client(calls)) => {
                 calls.into_iter().for_each(|(call, task)| self.leave(stage, id, call, task));
             }
-            Some(Side::Unknown) | None => {}
+            Some(Side::Hello) | None => {}
         }
     }
 
@@ -294,7 +294,7 @@ impl Coordinator {
                 }
                 stage.send(id, End::Coordinator, Message::Unknown { call });
             }
-            _ => {}
+            other => stage.audit.broken(format!("the coordinator heard {other:?}")),
         }
     }
 
@@ -495,7 +495,7 @@ impl Coordinator {
         let leases = self.sides.values().map(|side| match side {
             Side::Helper(helper) => helper.leases.len() + helper.orders.len() + helper.unread.len(),
             Side::Client(calls) => calls.len(),
-            Side::Unknown => 0,
+            Side::Hello => 0,
         });
         let (left, live) = (leases.sum::<usize>(), self.live.len());
         let leaked: BTreeSet<_> = self.live.keys().collect();

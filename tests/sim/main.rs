@@ -27,10 +27,15 @@ use world::World;
 const HISTORIES: u64 = 1000;
 
 /// Seeds that once found something.
-const FOUND: [u64; 0] = [];
+const FOUND: [u64; 2] = [
+    // A task that waited where a lost helper's task came to wait was never told that there was no helper.
+    1795471436898334295,
+    // A helper whose Hello was late.
+    1795471436898335017,
+];
 
 /// What every run has to have seen: a history in which nothing happens proves nothing.
-const MUST_HAPPEN: [&str; 34] = [
+const MUST_HAPPEN: [&str; 35] = [
     // What clients do.
     "actions",
     "cancellations",
@@ -65,6 +70,7 @@ const MUST_HAPPEN: [&str; 34] = [
     "partitions one way",
     "connections broken",
     "connections given up by keep-alive",
+    "streams without Hello",
     // Races, and what could go unseen.
     "cancels that crossed with a result",
     "leases refused for want of a slot",

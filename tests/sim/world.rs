@@ -99,6 +99,7 @@ impl World {
                 pause: if crowded { 200 } else { rng.between(100, 3_000) },
                 length: if crowded { 600 } else { rng.between(100, 12_000) },
                 width: rng.between(if crowded { 8 } else { 1 }, 20) as usize,
+                guess: [10, 100, 100, 400][rng.between(0, 4) as usize],
                 contents: if crowded { 1_000_000 } else { contents },
                 alone: 20,
                 picky: if crowded { 0 } else { 30 },
@@ -208,7 +209,10 @@ impl World {
         let Some(host) = self.stage.net.host(id) else { return };
         let arrival = self.stage.arrive(id, to);
         match (arrival, to) {
-            (Some(Arrival::Open), End::Coordinator) => self.coordinator.opened(&mut self.stage, id),
+            (Some(Arrival::Open), End::Coordinator) => {
+                let helper = self.helpers.iter().any(|helper| helper.host == host);
+                self.coordinator.opened(&mut self.stage, id, helper);
+            }
             (Some(Arrival::Message(message)), End::Coordinator) => {
                 self.coordinator.hear(&mut self.stage, id, message);
             }

@@ -196,14 +196,7 @@ impl<R> Pool<R> {
 
     fn lose(&mut self, now: Time, helper: HelperId, reason: &str) {
         let Some(gone) = self.roster.remove(now, helper) else { return };
-        for id in gone.leases {
-            let Some(lease) = self.leases.remove(&id) else { continue };
-            self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
-            self.settle(now, &lease);
-            if let Some(task) = lease.task {
-                self.retry(now, task, &gone.name, format!("helper {} was lost: {reason}", gone.name));
-            }
-        }
+        // Before its own tasks come back: they must not make a lane stranded whose other tasks are not told.
         let (queue, roster) = (&mut self.queue, &self.roster);
         let (deadlines, tasks) = (&mut self.deadlines, &mut self.tasks);
         for (class, lane) in queue.lanes_mut() {
@@ -217,6 +210,14 @@ impl<R> Pool<R> {
                         deadlines.insert((due, Deadline::Stranded(id)));
                     }
                 }
+            }
+        }
+        for id in gone.leases {
+            let Some(lease) = self.leases.remove(&id) else { continue };
+            self.deadlines.remove(&(lease.expires, Deadline::Expired(id)));
+            self.settle(now, &lease);
+            if let Some(task) = lease.task {
+                self.retry(now, task, &gone.name, format!("helper {} was lost: {reason}", gone.name));
             }
         }
     }

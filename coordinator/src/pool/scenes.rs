@@ -206,6 +206,20 @@ fn a_task_whose_only_helper_left_waits_then_says_why() {
 }
 
 #[test]
+fn those_who_wait_where_a_lost_helper_s_task_comes_to_wait_are_told_as_well() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(0), Event::Submit(Request { priority: -1, ..request("b") }));
+    let effects = pool.step(at(0), finish(1, 1, Verdict::Retry("disk full".into())));
+    assert_eq!(effects, [Effect::Requeued { task: TaskId(1) }, lease(1, 2, 2)]);
+    // Now mars has failed both, and both wait for the same helpers.
+    pool.step(at(1), Event::Detach { helper: HelperId(1), reason: "gone".into() });
+    let effects = pool.step(at(6), Event::Tick);
+    assert_eq!(effects, [answer(1, Outcome::NoHelper), answer(2, Outcome::NoHelper)]);
+}
+
+#[test]
 fn a_silent_helper_is_lost_and_a_heard_one_is_not() {
     let mut pool = pool();
     pool.step(at(0), attach(1, "mars", 1));

@@ -85,7 +85,12 @@ async fn send(outbox: &Outbox, message: Outbound) -> bool {
 
 async fn serve_helper(site: Site, mut inbound: Streaming<wire::FromHelper>, outbox: Outbox) {
     let hello = match tokio::time::timeout(HELLO_WAIT, inbound.message()).await {
-        Err(_) => Err(format!("no Hello within {} s", HELLO_WAIT.as_secs())),
+        Err(_) => {
+            // A slow link; the helper tries again.
+            let slow = Status::deadline_exceeded(format!("no Hello within {} s", HELLO_WAIT.as_secs()));
+            let _ = outbox.send(Err(slow)).await;
+            return;
+        }
         Ok(Ok(Some(wire::FromHelper { message: Some(Inbound::Hello(hello)) }))) => check(hello),
         Ok(Ok(_)) => Err("the first message must be Hello".into()),
         Ok(Err(_)) => return,
