@@ -1,24 +1,21 @@
 //! The coordinator: the real pool, driven as `coordinator/src/service` drives it. Which file does what here:
 //! [`Coordinator::step`] and the orders are `desk.rs`, [`Side`] and [`Coordinator::pump`] are `pool.rs`, calls are
-//! `execution.rs`. What needs a store is left out, but for the action cache, which is all that a restart leaves.
+//! `execution.rs`; these are in `calls.rs`. What needs a store is left out, but for the action cache, which is all that a restart leaves.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use dbuild_coordinator::pool::{
-    ActionId, Effect, Event, HelperId, LeaseId, Limits, Outcome as Fate, Owner, Pool, Properties, Report,
-    Request, TaskId, Verdict,
+    Effect, Event, HelperId, LeaseId, Limits, Outcome as Fate, Pool, Properties, Report, TaskId, Verdict,
 };
-use dbuild_proto::DigestFunction;
 
 use super::clock::{Time, ms};
 use super::network::{ConnId, End};
 use super::stage::{Happening, Stage};
-use super::wire::{Action, Call, Content, Ended, Message, Operation, Outcome, Value};
+use super::wire::{Action, Call, Content, Ended, Message, Outcome, Value};
 
-/// `HELLO_WAIT` of `pool.rs`; `KEPT` of `desk.rs`.
+/// `HELLO_WAIT` of `pool.rs`.
 const HELLO_WAIT: Duration = ms(10_000);
-const KEPT: (usize, Duration) = (1024, ms(60_000));
 
 #[derive(Debug)]
 pub enum Timer {
@@ -47,7 +44,7 @@ enum Order {
 
 /// What a connection turned out to be.
 #[derive(Debug)]
-enum Side {
+pub(super) enum Side {
     /// A helper's, which has not said who it is.
     Hello,
     Helper(Helper),
@@ -56,7 +53,7 @@ enum Side {
 }
 
 #[derive(Debug)]
-struct Helper {
+pub(super) struct Helper {
     id: HelperId,
     /// The desk's channel, and what was heard while it could not be passed on.
     orders: VecDeque<Order>,
@@ -65,9 +62,9 @@ struct Helper {
     leases: BTreeMap<LeaseId, TaskId>,
 }
 
-struct Live {
-    action: Action,
-    watchers: Vec<(ConnId, Call)>,
+pub(super) struct Live {
+    pub(super) action: Action,
+    pub(super) watchers: Vec<(ConnId, Call)>,
 }
 
 pub struct Coordinator {
@@ -80,12 +77,12 @@ pub struct Coordinator {
     outbox: usize,
     started: Time,
     last_helper: u64,
-    live: BTreeMap<TaskId, Live>,
-    kept: VecDeque<(Time, TaskId, Ended)>,
+    pub(super) live: BTreeMap<TaskId, Live>,
+    pub(super) kept: VecDeque<(Time, TaskId, Ended)>,
     /// Helpers that the desk has a channel to.
     helpers: BTreeMap<HelperId, ConnId>,
-    sides: BTreeMap<ConnId, Side>,
-    known: BTreeMap<Content, Value>,
+    pub(super) sides: BTreeMap<ConnId, Side>,
+    pub(super) known: BTreeMap<Content, Value>,
     next_tick: Option<Time>,
 }
 
@@ -126,7 +123,7 @@ impl Coordinator {
         stage.net.deaf = false;
     }
 
-    fn put(&self, stage: &mut Stage, after: Duration, timer: Timer) {
+    pub(super) fn put(&self, stage: &mut Stage, after: Duration, timer: Timer) {
         stage.agenda.put(stage.now + after, Happening::Coordinator { run: self.run, timer });
     }
 
@@ -275,109 +272,12 @@ impl Coordinator {
         }
     }
 
-    fn call(&mut self, stage: &mut Stage, id: ConnId, message: Message) {
-        let Some(Side::Client(calls)) = self.sides.get_mut(&id) else { return };
-        match message {
-            Message::Execute { call, action } => {
-                calls.insert(call, None);
-                let takes = stage.rng.wait(0, 50);
-                self.put(stage, takes, Timer::Prepared { id, call, action });
-            }
-            Message::WaitExecution { call, operation } => {
-                let task = operation.task;
-                if operation.run == self.run {
-                    self.step(stage, Event::Join { task });
-                    if self.watch(stage, id, call, task) {
-                        stage.count("calls that came back to their task");
-                        return;
-                    }
-                }
-                stage.send(id, End::Coordinator, Message::Unknown { call });
-            }
-            other => stage.audit.broken(format!("the coordinator heard {other:?}")),
-        }
-    }
-
-    fn prepared(&mut self, stage: &mut Stage, id: ConnId, call: Call, action: Action) {
-        // Who hung up meanwhile is not waited for.
-        let Some(Side::Client(calls)) = self.sides.get_mut(&id) else { return };
-        if calls.get(&call) != Some(&None) {
-            return;
-        }
-        if let Some(value) = self.known.get(&action.content).filter(|_| action.merge) {
-            calls.remove(&call);
-            stage.count("answers from the action cache");
-            return stage.send(id, End::Coordinator, Message::Done { call, ended: Ended::Answered(*value) });
-        }
-        match self.submit(stage, action) {
-            Ok(task) => {
-                self.watch(stage, id, call, task);
-            }
-            Err(fate) => {
-                let ended = self.explain(stage, &fate);
-                stage.send(id, End::Coordinator, Message::Done { call, ended });
-                self.ended_call(id, call);
-            }
-        }
-    }
-
-    fn ended_call(&mut self, id: ConnId, call: Call) {
-        if let Some(Side::Client(calls)) = self.sides.get_mut(&id) {
-            calls.remove(&call);
-        }
-    }
-
-    /// The call follows a task that lives, or is told how it ended; false if it is not known.
-    fn watch(&mut self, stage: &mut Stage, id: ConnId, call: Call, task: TaskId) -> bool {
-        let operation = Operation { run: self.run, task };
-        if let Some(live) = self.live.get_mut(&task) {
-            live.watchers.push((id, call));
-            if let Some(Side::Client(calls)) = self.sides.get_mut(&id) {
-                calls.insert(call, Some(task));
-            }
-            stage.send(id, End::Coordinator, Message::Update { call, operation });
-            return true;
-        }
-        let Some((.., ended)) = self.kept.iter().find(|(_, kept, _)| *kept == task) else { return false };
-        stage.send(id, End::Coordinator, Message::Done { call, ended: ended.clone() });
-        self.ended_call(id, call);
-        self.step(stage, Event::Leave { task });
-        true
-    }
-
-    fn leave(&mut self, stage: &mut Stage, id: ConnId, call: Call, watched: Option<TaskId>) {
-        let Some(task) = watched else { return };
-        if let Some(live) = self.live.get_mut(&task) {
-            live.watchers.retain(|watcher| *watcher != (id, call));
-        }
-        self.step(stage, Event::Leave { task });
-    }
-
-    fn submit(&mut self, stage: &mut Stage, action: Action) -> Result<TaskId, Fate<Value>> {
-        let function = DigestFunction::Blake3;
-        let digest = function.digest(&action.content.to_le_bytes());
-        let system = action.system.map(|system| ("OSFamily".to_owned(), system.to_owned()));
-        let request = Request {
-            action: ActionId { instance: String::new(), function, digest },
-            merge: action.merge,
-            owner: Owner {
-                user: format!("u{}", action.user).into(),
-                build: format!("b{}", action.build).into(),
-            },
-            priority: action.priority,
-            expected: action.expected,
-            properties: system.into_iter().collect(),
-            timeout: action.timeout,
-        };
-        self.step_with(stage, Event::Submit(request), Some(action)).unwrap_or(Err(Fate::NoHelper))
-    }
-
-    fn step(&mut self, stage: &mut Stage, event: Event<Value>) {
+    pub(super) fn step(&mut self, stage: &mut Stage, event: Event<Value>) {
         self.step_with(stage, event, None);
     }
 
     /// Steps the pool, has every step checked, and does what it says.
-    fn step_with(
+    pub(super) fn step_with(
         &mut self,
         stage: &mut Stage,
         event: Event<Value>,
@@ -461,33 +361,6 @@ impl Coordinator {
         stage.count("helpers that took no orders");
         self.helpers.remove(&helper);
         Some(Event::Detach { helper, reason: "it does not take orders".into() })
-    }
-
-    fn finish(&mut self, stage: &mut Stage, task: TaskId, fate: &Fate<Value>) {
-        let Some(live) = self.live.remove(&task) else { return };
-        let ended = self.explain(stage, fate);
-        let now = stage.now;
-        while self.kept.len() >= KEPT.0 || self.kept.front().is_some_and(|(at, ..)| *at + KEPT.1 <= now) {
-            self.kept.pop_front();
-        }
-        self.kept.push_back((now, task, ended.clone()));
-        for (id, call) in live.watchers {
-            stage.send(id, End::Coordinator, Message::Done { call, ended: ended.clone() });
-            self.ended_call(id, call);
-        }
-    }
-
-    /// As clients are told, by the code that `desk.rs` gives it.
-    fn explain(&self, stage: &mut Stage, fate: &Fate<Value>) -> Ended {
-        let (word, ended) = match fate {
-            Fate::Answered(value) => ("answered", Ended::Answered(*value)),
-            Fate::Exhausted { .. } => ("exhausted", Ended::Never),
-            Fate::Unmatched(_) => ("unmatched", Ended::Never),
-            Fate::NoHelper => ("without any helper", Ended::NotNow),
-            Fate::Full { .. } => ("declined by a full pool", Ended::NotNow),
-        };
-        stage.count(word);
-        ended
     }
 
     /// Nothing is kept for anybody: no task, no call, no lease.

@@ -1,6 +1,7 @@
 //! What must hold after every step of the pool, checked against a model that sees only events and effects.
 //!
-//! Where a rule has a number, it is said at its check.
+//! What each event and effect must be stands here, what the state must be after a step in `bounds.rs`, who is served in
+//! `fairness.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -15,52 +16,57 @@ use super::wire::{Counts, Value};
 /// `PATIENCE` of the pool's `queue.rs`.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Task {
-    request: Request,
-    watchers: u32,
-    leases: u32,
+pub(super) struct Task {
+    pub(super) request: Request,
+    pub(super) watchers: u32,
+    /// Since when nobody watches.
+    pub(super) unwatched: Option<Time>,
+    pub(super) leases: u32,
     /// None: it waits, since then.
-    running: Option<LeaseId>,
-    since: Time,
+    pub(super) running: Option<LeaseId>,
+    pub(super) since: Time,
     /// Names of helpers that failed it, and who has it or had it last.
-    tried: BTreeSet<String>,
-    last: String,
+    pub(super) tried: BTreeSet<String>,
+    pub(super) last: String,
 }
 
-struct Helper {
-    name: String,
-    slots: u32,
-    properties: Properties,
-    held: BTreeMap<LeaseId, Held>,
+pub(super) struct Helper {
+    pub(super) name: String,
+    pub(super) slots: u32,
+    pub(super) properties: Properties,
+    pub(super) held: BTreeMap<LeaseId, Held>,
 }
 
-struct Held {
+pub(super) struct Held {
     /// None: cancelled.
-    task: Option<TaskId>,
-    /// When a cancelled lease frees its slot at the latest.
-    until: Option<Time>,
-    owner: Owner,
-    priority: i32,
-    charged: u64,
-    begun: Time,
+    pub(super) task: Option<TaskId>,
+    /// When the pool must have cancelled it, and when, cancelled, it frees its slot at the latest.
+    pub(super) expires: Time,
+    pub(super) until: Option<Time>,
+    pub(super) owner: Owner,
+    pub(super) priority: i32,
+    pub(super) charged: u64,
+    pub(super) begun: Time,
 }
 
 /// See the module's text.
 #[derive(Default)]
 pub struct Audit {
-    failure: Option<String>,
-    run: u32,
-    tasks: BTreeMap<TaskId, Task>,
-    helpers: BTreeMap<HelperId, Helper>,
-    ended: BTreeSet<TaskId>,
+    pub(super) failure: Option<String>,
+    pub(super) run: u32,
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) helpers: BTreeMap<HelperId, Helper>,
+    pub(super) ended: BTreeSet<TaskId>,
     /// Whose results were passed on, of all runs.
-    counted: BTreeSet<Value>,
+    pub(super) counted: BTreeSet<Value>,
     /// Cancelled leases whose slot was freed before the helper confirmed, and when; of all runs.
-    released: BTreeMap<(u32, LeaseId), Time>,
+    pub(super) released: BTreeMap<(u32, LeaseId), Time>,
     /// When helpers were lost and tasks ended, lately: their deadlines may still be there.
-    lost: VecDeque<Time>,
-    finished: VecDeque<Time>,
-    fairness: Fairness,
+    pub(super) lost: VecDeque<Time>,
+    pub(super) finished: VecDeque<Time>,
+    pub(super) fairness: Fairness,
+    /// What helpers must have that none has, and since when.
+    pub(super) wanted: BTreeMap<Properties, Time>,
 }
 
 /// What an event says beyond its effects.
@@ -83,7 +89,7 @@ impl Audit {
         self.failure.take()
     }
 
-    fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub(super) fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.broken(what());
         }
@@ -139,10 +145,15 @@ impl Audit {
             }
             Event::Submit(request) => submitted = Some(request.clone()),
             Event::Join { task } => {
-                self.tasks.entry(*task).and_modify(|task| task.watchers += 1);
+                self.tasks
+                    .entry(*task)
+                    .and_modify(|task| (task.watchers, task.unwatched) = (task.watchers + 1, None));
             }
             Event::Leave { task } => {
-                self.tasks.entry(*task).and_modify(|task| task.watchers = task.watchers.saturating_sub(1));
+                self.tasks.entry(*task).and_modify(|task| {
+                    task.watchers = task.watchers.saturating_sub(1);
+                    task.unwatched = (task.watchers == 0).then_some(now);
+                });
             }
             Event::Report { .. } | Event::Tick => {}
         }
@@ -222,6 +233,7 @@ impl Audit {
         }
         self.check(replies == usize::from(submitted), || format!("{replies} replies to one event"));
         self.check_capacity();
+        self.check_waits(now, limits);
         self.check_bounds(now, pool, limits);
         let waiting = self.tasks.values().filter(|task| task.running.is_none());
         // What any helper could take that comes, and no helper has failed.
@@ -237,18 +249,19 @@ impl Audit {
         let known = self.tasks.contains_key(&id);
         self.check(known == merged, || format!("{id:?} is known: {known}, merged: {merged}"));
         if let Some(task) = self.tasks.get_mut(&id) {
-            task.watchers += 1;
+            (task.watchers, task.unwatched) = (task.watchers + 1, None);
             task.request.priority = task.request.priority.min(request.priority);
             let same = task.request.action == request.action && task.request.merge && request.merge;
             return self.check(same, || format!("{id:?} is another action than what was merged into it"));
         }
         let (tried, last) = (BTreeSet::new(), String::new());
-        let task = Task { request, watchers: 1, leases: 0, running: None, since: now, tried, last };
+        let task =
+            Task { request, watchers: 1, unwatched: None, leases: 0, running: None, since: now, tried, last };
         self.tasks.insert(id, task);
     }
 
     /// Who may run the task now, by the rule that those come last who failed it before.
-    fn able(&self, task: &Task) -> Vec<HelperId> {
+    pub(super) fn able(&self, task: &Task) -> Vec<HelperId> {
         let fits = |helper: &&Helper| {
             let mut wants = task.request.properties.iter();
             wants.all(|(name, value)| helper.properties.get(name) == Some(value))
@@ -274,10 +287,11 @@ impl Audit {
         task.running = Some(lease);
         let (attempts, owner, priority) = (task.leases, task.request.owner.clone(), task.request.priority);
         let charged = charge(task.request.expected, priority);
+        let expires = now + task.request.timeout + limits.lease_slack;
         let Some(helper) = self.helpers.get_mut(&to) else { return };
         task.last.clone_from(&helper.name);
         self.fairness.served(&owner, charged);
-        let held = Held { task: Some(id), until: None, owner, priority, charged, begun: now };
+        let held = Held { task: Some(id), until: None, expires, owner, priority, charged, begun: now };
         let new = helper.held.insert(lease, held).is_none();
         let (held, slots) = (helper.held.len(), helper.slots as usize);
         self.check(new, || format!("{lease:?} was given out twice"));
@@ -356,66 +370,5 @@ impl Audit {
             }
             Outcome::Full { .. } => self.broken(format!("{id:?} was accepted and then declined")),
         }
-    }
-
-    /// No task waits while somebody who may run it has a free slot.
-    fn check_capacity(&mut self) {
-        let mut looked = BTreeSet::new();
-        let mut idle = None;
-        for (id, task) in self.tasks.iter().filter(|(_, task)| task.running.is_none()) {
-            if !looked.insert((&task.request.properties, &task.tried)) {
-                continue;
-            }
-            let free = |helper: &&HelperId| {
-                self.helpers.get(helper).is_some_and(|helper| helper.held.len() < helper.slots as usize)
-            };
-            if let Some(helper) = self.able(task).iter().find(free) {
-                idle = Some(format!("{id:?} waits while {helper:?} has a free slot"));
-            }
-        }
-        if let Some(idle) = idle {
-            self.broken(idle);
-        }
-    }
-
-    fn check_bounds(&mut self, now: Time, pool: &Pool<Value>, limits: &Limits) {
-        let sizes = pool.sizes();
-        let held: usize = self.helpers.values().map(|helper| helper.held.len()).sum();
-        let waiting = self.tasks.values().filter(|task| task.running.is_none()).count();
-        let here = (self.tasks.len(), held, waiting);
-        let there = (sizes.tasks, sizes.leases, sizes.waiting);
-        self.check(here == there, || format!("tasks, leases, waiting: {here:?}, the pool says {there:?}"));
-        self.check(sizes.tasks <= limits.tasks, || format!("{} tasks are too many", sizes.tasks));
-        self.check(sizes.shared <= sizes.tasks, || format!("{} actions are shared", sizes.shared));
-        self.check(self.helpers.len() <= limits.helpers, || "too many helpers".into());
-        for view in pool.helpers(now).iter().filter(|view| view.online) {
-            let held =
-                self.helpers.values().find(|helper| helper.name == *view.name).map(|known| known.held.len());
-            let seen = view.leases as usize;
-            self.check(held == Some(seen), || format!("{} holds {seen}, not {held:?}", view.name));
-        }
-        let overdue = pool.next_deadline().is_some_and(|due| due <= now);
-        self.check(!overdue, || "a deadline is overdue after a step".into());
-        // One for each helper and lease, two for each task; those of what ended lapse in their time.
-        forget(&mut self.lost, now, limits.silence);
-        forget(&mut self.finished, now, limits.helper_wait.max(limits.abandon));
-        let most = self.helpers.len() + self.lost.len() + held + 2 * (self.tasks.len() + self.finished.len());
-        self.check(sizes.deadlines <= most, || format!("{} deadlines, not {most}", sizes.deadlines));
-    }
-
-    /// At the end: nothing is left.
-    pub fn check_empty(&mut self, pool: &Pool<Value>) {
-        let sizes = pool.sizes();
-        let left = sizes.tasks + sizes.leases + sizes.waiting + sizes.shared + sizes.lanes;
-        self.check(left == 0, || format!("the pool keeps {sizes:?} when all is done"));
-        let (most, helpers) = (self.lost.len() + self.helpers.len(), self.helpers.len());
-        self.check(sizes.deadlines <= most, || format!("{} deadlines of {helpers} helpers", sizes.deadlines));
-    }
-}
-
-/// Drops times that are longer ago than `within`.
-fn forget(times: &mut VecDeque<Time>, now: Time, within: Duration) {
-    while times.front().is_some_and(|time| *time + within <= now) {
-        times.pop_front();
     }
 }

@@ -5,6 +5,8 @@
 //! `SIM_HISTORIES=n` runs so many instead of a thousand. What is simulated and what is not is told in
 //! `docs/design/2026-11-23-pool.md`.
 
+mod bounds;
+mod calls;
 mod chaos;
 mod client;
 mod clock;
