@@ -53,6 +53,11 @@ impl Audit {
         for (lease, _) in held.filter(|(_, held)| held.task.is_some() && held.expires <= now) {
             late = Some(format!("{lease:?} should have ended"));
         }
+        if let Some((helper, _)) =
+            self.helpers.iter().find(|(_, helper)| helper.heard + limits.silence <= now)
+        {
+            late = Some(format!("{helper:?} is silent and still counts"));
+        }
         if let Some(late) = late {
             self.broken(late);
         }

@@ -34,6 +34,7 @@ pub(super) struct Helper {
     pub(super) name: String,
     pub(super) slots: u32,
     pub(super) properties: Properties,
+    pub(super) heard: Time,
     pub(super) held: BTreeMap<LeaseId, Held>,
 }
 
@@ -133,7 +134,8 @@ impl Audit {
         match event {
             Event::Attach { helper, name, slots, properties } => {
                 let (held, name) = (BTreeMap::new(), name.to_string());
-                let helper_is = Helper { name, slots: *slots, properties: properties.clone(), held };
+                let helper_is =
+                    Helper { name, slots: *slots, properties: properties.clone(), heard: now, held };
                 self.helpers.insert(*helper, helper_is);
             }
             Event::Detach { helper, .. } => self.drop_helper(now, *helper),
@@ -155,7 +157,10 @@ impl Audit {
                     task.unwatched = (task.watchers == 0).then_some(now);
                 });
             }
-            Event::Report { .. } | Event::Tick => {}
+            Event::Report { helper, .. } => {
+                self.helpers.entry(*helper).and_modify(|helper| helper.heard = now);
+            }
+            Event::Tick => {}
         }
         Before { submitted }
     }
