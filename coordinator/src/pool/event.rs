@@ -133,12 +133,10 @@ pub enum Effect<R> {
     Answer { task: TaskId, outcome: Outcome<R> },
     /// The task is gone and nobody watched it.
     Forgotten { task: TaskId },
-    /// End the helper's connection for this reason, and for good: it is not to come back.
-    Close { helper: HelperId, reason: String },
     /// The helper failed too often and gets nothing for a while. Nothing has to be done; somebody may want to know.
     SetAside { helper: Arc<str>, wait: Duration, why: String },
-    /// Give the helper's connection up, for this reason; it may connect again.
-    Drop { helper: HelperId, reason: String },
+    /// End the helper's connection, for this reason. `for_good`: it must not connect again by itself.
+    Close { helper: HelperId, reason: String, for_good: bool },
 }
 
 /// What became of a request.

@@ -146,7 +146,7 @@ impl Model {
                     assert_eq!(live.watchers, 0, "forgot what is watched");
                     assert!(self.ended.insert(*task), "forgotten after its end");
                 }
-                Effect::Close { helper, .. } | Effect::Drop { helper, .. } => self.drop_helper(*helper),
+                Effect::Close { helper, .. } => self.drop_helper(*helper),
             }
         }
         assert_eq!(replies, usize::from(submitted));

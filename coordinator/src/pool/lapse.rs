@@ -40,7 +40,8 @@ impl<R> Pool<R> {
             return;
         }
         let reason = format!("not heard for {} ms", self.limits.silence.as_millis());
-        self.effects.push(Effect::Drop { helper, reason: reason.clone() });
+        // It may be a link that was cut for a while.
+        self.effects.push(Effect::Close { helper, reason: reason.clone(), for_good: false });
         self.lose(now, helper, &reason);
     }
 
@@ -67,18 +68,29 @@ impl<R> Pool<R> {
     }
 
     fn expire_orphan(&mut self, now: Time, id: TaskId) {
-        let Some(since) = self.tasks.get(&id).and_then(|task| task.orphaned_at) else { return };
-        if since + self.limits.abandon <= now && self.remove(now, id).is_some() {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.orphan_due = false;
+        let Some(since) = task.orphaned_at else { return };
+        let due = since + self.limits.abandon;
+        if due > now {
+            task.orphan_due = true;
+            self.deadlines.insert((due, Deadline::Orphan(id)));
+        } else if self.remove(now, id).is_some() {
             self.effects.push(Effect::Forgotten { task: id });
         }
     }
 
     fn expire_stranded(&mut self, now: Time, id: TaskId) {
-        let Some(task) = self.tasks.get(&id).filter(|task| task.lease.is_none()) else { return };
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.stranded_due = false;
+        if task.lease.is_some() {
+            return;
+        }
         let class = task.class.clone();
         let Some(since) = self.queue.lane(&class).and_then(|lane| lane.stranded_since) else { return };
         let due = since.max(task.queued_at) + self.limits.helper_wait;
         if due > now {
+            task.stranded_due = true;
             self.deadlines.insert((due, Deadline::Stranded(id)));
         } else if self.roster.is_empty() {
             self.answer(id, Outcome::NoHelper);
@@ -90,14 +102,21 @@ impl<R> Pool<R> {
 
     /// Notes which tasks no helper takes, now that helpers came, went, or changed what they take.
     pub(super) fn strand(&mut self, now: Time) {
-        let (queue, roster, deadlines) = (&mut self.queue, &self.roster, &mut self.deadlines);
+        let (queue, roster) = (&mut self.queue, &self.roster);
+        let (deadlines, tasks) = (&mut self.deadlines, &mut self.tasks);
         for (class, lane) in queue.lanes_mut() {
             if roster.any_open(&class.properties) {
                 lane.stranded_since = None;
             } else if lane.stranded_since.is_none() {
                 lane.stranded_since = Some(now);
                 let due = now + self.limits.helper_wait;
-                deadlines.extend(lane.tasks().map(|task| (due, Deadline::Stranded(task))));
+                for id in lane.tasks() {
+                    if let Some(task) = tasks.get_mut(&id)
+                        && !std::mem::replace(&mut task.stranded_due, true)
+                    {
+                        deadlines.insert((due, Deadline::Stranded(id)));
+                    }
+                }
             }
         }
     }

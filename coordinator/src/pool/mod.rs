@@ -53,6 +53,9 @@ struct Task {
     watchers: u32,
     /// Since when nobody watches.
     orphaned_at: Option<Time>,
+    /// There is a [`Deadline::Orphan`], a [`Deadline::Stranded`] for it; never a second one.
+    orphan_due: bool,
+    stranded_due: bool,
     attempts: u32,
     /// How often it was handed back, which is no attempt.
     returns: u32,
@@ -79,6 +82,19 @@ struct Lease {
     /// What its slot was charged with, and to whom.
     charge: Charge,
     owner: Owner,
+}
+
+/// How much a pool keeps, for whoever checks that it is bounded; counting takes time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub tasks: usize,
+    /// Tasks in the queue, and the lanes that they wait in.
+    pub waiting: usize,
+    pub lanes: usize,
+    pub leases: usize,
+    /// Actions in flight that others may join.
+    pub shared: usize,
+    pub deadlines: usize,
 }
 
 /// The state: see the module's text.
@@ -168,15 +184,27 @@ impl<R> Pool<R> {
         self.tasks.len()
     }
 
+    /// How much it keeps.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            tasks: self.tasks.len(),
+            waiting: self.queue.lanes().map(|(_, lane)| lane.tasks().count()).sum(),
+            lanes: self.queue.lanes().count(),
+            leases: self.leases.len(),
+            shared: self.shared.len(),
+            deadlines: self.deadlines.len(),
+        }
+    }
+
     fn attach(&mut self, now: Time, helper: HelperId, name: Arc<str>, slots: u32, properties: Properties) {
         if let Some(older) = self.roster.by_name(&name) {
             let reason = format!("another helper named {name} took its place");
-            self.effects.push(Effect::Close { helper: older, reason: reason.clone() });
+            self.effects.push(Effect::Close { helper: older, reason: reason.clone(), for_good: true });
             self.lose(now, older, &reason);
         }
         if self.roster.len() >= self.limits.helpers {
             let reason = format!("the pool has {} helpers already, its limit", self.limits.helpers);
-            self.effects.push(Effect::Close { helper, reason });
+            self.effects.push(Effect::Close { helper, reason, for_good: true });
             return;
         }
         self.roster.add(now, helper, name, slots, properties);
@@ -186,6 +214,8 @@ impl<R> Pool<R> {
 
     fn lose(&mut self, now: Time, helper: HelperId, reason: &str) {
         let Some(gone) = self.roster.remove(now, helper) else { return };
+        // Before its own tasks come back: they must not make a lane stranded whose other tasks are not told.
+        self.strand(now);
         // However many leases it held, it was lost once.
         let mut newest = None;
         for id in gone.leases {
@@ -200,7 +230,6 @@ impl<R> Pool<R> {
         if let Some((task, begun)) = newest {
             self.note_fault(now, &gone.name, task, begun, reason);
         }
-        self.strand(now);
     }
 
     fn report(&mut self, now: Time, helper: HelperId, report: Report) {
@@ -215,7 +244,7 @@ impl<R> Pool<R> {
         self.report(now, helper, report);
         if !up {
             let reason = format!("its supervisor says: {why}");
-            self.effects.push(Effect::Drop { helper, reason: reason.clone() });
+            self.effects.push(Effect::Close { helper, reason: reason.clone(), for_good: false });
             self.lose(now, helper, &reason);
         }
     }
@@ -299,6 +328,8 @@ impl<R> Pool<R> {
             queued_at: now,
             watchers: 1,
             orphaned_at: None,
+            orphan_due: false,
+            stranded_due: false,
             attempts: 0,
             returns: 0,
             class,
@@ -314,7 +345,9 @@ impl<R> Pool<R> {
         task.watchers = task.watchers.saturating_sub(1);
         if task.watchers == 0 {
             task.orphaned_at = Some(now);
-            self.deadlines.insert((now + self.limits.abandon, Deadline::Orphan(id)));
+            if !std::mem::replace(&mut task.orphan_due, true) {
+                self.deadlines.insert((now + self.limits.abandon, Deadline::Orphan(id)));
+            }
         }
     }
 
@@ -328,7 +361,9 @@ impl<R> Pool<R> {
         self.shares.enter(&task.request.owner, first);
         if stranded {
             lane.stranded_since.get_or_insert(now);
-            self.deadlines.insert((now + self.limits.helper_wait, Deadline::Stranded(id)));
+            if !std::mem::replace(&mut task.stranded_due, true) {
+                self.deadlines.insert((now + self.limits.helper_wait, Deadline::Stranded(id)));
+            }
         }
     }
 

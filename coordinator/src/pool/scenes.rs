@@ -207,6 +207,20 @@ fn a_task_whose_only_helper_left_waits_then_says_why() {
 }
 
 #[test]
+fn those_who_wait_where_a_lost_helper_s_task_comes_to_wait_are_told_as_well() {
+    let mut pool = pool();
+    pool.step(at(0), attach(1, "mars", 1));
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(0), Event::Submit(Request { priority: -1, ..request("b") }));
+    let effects = pool.step(at(0), finish(1, 1, Verdict::Retry("disk full".into())));
+    assert_eq!(effects, [Effect::Requeued { task: TaskId(1) }, lease(1, 2, 2)]);
+    // Now mars has failed both, and both wait for the same helpers.
+    pool.step(at(1), Event::Detach { helper: HelperId(1), reason: "gone".into() });
+    let effects = pool.step(at(6), Event::Tick);
+    assert_eq!(effects, [answer(1, Outcome::NoHelper), answer(2, Outcome::NoHelper)]);
+}
+
+#[test]
 fn a_silent_helper_is_lost_and_a_heard_one_is_not() {
     let mut pool = pool();
     pool.step(at(0), attach(1, "mars", 1));
@@ -215,7 +229,13 @@ fn a_silent_helper_is_lost_and_a_heard_one_is_not() {
     assert_eq!(pool.step(at(10), Event::Tick), []);
     let effects = pool.step(at(17), Event::Tick);
     let reason = "not heard for 9000 ms".to_string();
-    assert_eq!(effects, [Effect::Drop { helper: HelperId(1), reason }, Effect::Requeued { task: TaskId(1) }]);
+    assert_eq!(
+        effects,
+        [
+            Effect::Close { helper: HelperId(1), reason, for_good: false },
+            Effect::Requeued { task: TaskId(1) }
+        ]
+    );
     let views = pool.helpers(at(17));
     assert_eq!((views.len(), views[0].online, views[0].silent_for), (1, false, at(9)));
 }
@@ -315,7 +335,8 @@ fn a_supervisor_that_says_its_worker_is_gone_is_believed_at_once() {
     assert_eq!(pool.step(at(8), said(true)), []);
     assert_eq!(pool.step(at(16), Event::Tick), []);
     let effects = pool.step(at(16), said(false));
-    let close = matches!(&effects[..], [Effect::Drop { .. }, Effect::Requeued { task: TaskId(1) }]);
+    let close =
+        matches!(&effects[..], [Effect::Close { for_good: false, .. }, Effect::Requeued { task: TaskId(1) }]);
     assert!(close, "{effects:?}");
     assert_eq!(pool.step(at(16), said(false)), []);
 }
@@ -441,6 +462,24 @@ fn a_watcher_that_comes_back_in_time_keeps_the_task() {
 }
 
 #[test]
+fn a_task_has_two_deadlines_however_often_its_watchers_and_helpers_come_and_go() {
+    let mut pool: TestPool = Pool::new(Limits { attempts: 100, ..limits() });
+    pool.step(at(0), Event::Submit(request("a")));
+    for n in 0..9 {
+        let now = Duration::from_millis(n * 100);
+        pool.step(now, Event::Leave { task: TaskId(1) });
+        pool.step(now, Event::Join { task: TaskId(1) });
+        pool.step(now, attach(n, "mars", 1));
+        pool.step(now, Event::Detach { helper: HelperId(n), reason: "gone".into() });
+    }
+    // One for each helper that may be silent, one should nobody watch, one should nobody be able to run it.
+    assert_eq!(pool.sizes().deadlines, 9 + 2);
+    // They are still told in time, from when it happened last.
+    assert_eq!(pool.step(at(5), Event::Tick), []);
+    assert_eq!(pool.step(Duration::from_millis(5800), Event::Tick), [answer(1, Outcome::NoHelper)]);
+}
+
+#[test]
 fn answers_to_leases_of_others_are_ignored() {
     let mut pool = pool();
     pool.step(at(0), attach(1, "mars", 1));
@@ -460,7 +499,11 @@ fn a_second_helper_of_a_name_replaces_the_first() {
     let reason = "another helper named mars took its place".to_string();
     assert_eq!(
         effects,
-        [Effect::Close { helper: HelperId(1), reason }, Effect::Requeued { task: TaskId(1) }, lease(2, 2, 1)]
+        [
+            Effect::Close { helper: HelperId(1), reason, for_good: true },
+            Effect::Requeued { task: TaskId(1) },
+            lease(2, 2, 1)
+        ]
     );
 }
 

@@ -31,8 +31,7 @@ const KEPT: (usize, Duration) = (1024, Duration::from_secs(60));
 pub enum Order {
     Lease(LeaseId, TaskId, Arc<Job>),
     Cancel(LeaseId),
-    Close(String),
-    Drop(String),
+    Close { reason: String, for_good: bool },
 }
 
 /// How far an operation is.
@@ -318,19 +317,14 @@ impl Owner {
                     }
                     Effect::Answer { task, outcome } => self.finish(task, outcome),
                     Effect::Forgotten { task } => drop(self.live.remove(&task)),
-                    Effect::Close { helper, reason } => {
+                    Effect::Close { helper, reason, for_good } => {
                         tracing::info!(helper = helper.0, reason, "helper closed");
-                        self.order(helper, Order::Close(reason));
+                        self.order(helper, Order::Close { reason, for_good });
                         self.helpers.remove(&helper);
                     }
                     Effect::SetAside { helper, wait, why } => {
                         let seconds = wait.as_secs();
                         tracing::warn!(%helper, seconds, why, "a helper failed too often and gets no work for a while");
-                    }
-                    Effect::Drop { helper, reason } => {
-                        tracing::info!(helper = helper.0, reason, "helper lost");
-                        self.order(helper, Order::Drop(reason));
-                        self.helpers.remove(&helper);
                     }
                 }
             }

@@ -158,7 +158,12 @@ async fn send(outbox: &Outbox, message: Outbound) -> bool {
 
 async fn serve_helper(site: Site, mut inbound: Streaming<wire::FromHelper>, outbox: Outbox) {
     let hello = match tokio::time::timeout(HELLO_WAIT, inbound.message()).await {
-        Err(_) => Err(format!("no Hello within {} s", HELLO_WAIT.as_secs())),
+        Err(_) => {
+            // A slow link; the helper tries again.
+            let slow = Status::deadline_exceeded(format!("no Hello within {} s", HELLO_WAIT.as_secs()));
+            let _ = outbox.send(Err(slow)).await;
+            return;
+        }
         Ok(Ok(Some(wire::FromHelper { message: Some(Inbound::Hello(hello)) }))) => check(hello),
         Ok(Ok(_)) => Err("the first message must be Hello".into()),
         Ok(Err(_)) => return,
@@ -328,14 +333,16 @@ impl Connection {
                 message
             }
             Order::Cancel(lease) => Outbound::Cancel(wire::Cancel { lease_id: lease.0 }),
-            Order::Close(reason) => {
-                send(&self.outbox, Outbound::Refused(wire::Refused { reason: reason.clone() })).await;
-                return Err(reason);
-            }
-            // A helper that was frozen reads this when it goes on, and connects again.
-            Order::Drop(reason) => {
+            Order::Close { reason, for_good } => {
+                // A helper that is refused ends; one whose stream breaks comes back.
+                let last = if for_good {
+                    let refused = wire::Refused { reason: reason.clone() };
+                    Ok(wire::ToHelper { message: Some(Outbound::Refused(refused)) })
+                } else {
+                    Err(Status::unavailable(reason.clone()))
+                };
                 // Its channel may be full, and nobody empties it: then the end of the stream says it.
-                let _ = self.outbox.try_send(Err(Status::unavailable(reason.clone())));
+                let _ = self.outbox.try_send(last);
                 return Err(reason);
             }
         };
