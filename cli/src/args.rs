@@ -20,11 +20,14 @@ use crate::error::EXIT_FAILURE;
 #[command(
     name = "dbuild",
     version,
-    override_usage = "dbuild <COMMAND…>\n       dbuild run -- <COMMAND…>\n       dbuild <SUBCOMMAND> [OPTIONS]"
+    override_usage = "dbuild [--trace FILE] <COMMAND…>\n       dbuild run -- <COMMAND…>\n       dbuild <SUBCOMMAND> [OPTIONS]"
 )]
-struct Cli {
+pub struct Cli {
+    /// Draw the build into FILE, for about:tracing or Perfetto: each task on the machine where it ran
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     #[command(subcommand)]
-    command: Command,
+    pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
@@ -363,8 +366,8 @@ pub struct Why {
 }
 
 /// Reads a command line; usage errors and `--help` are printed here and give the exit code.
-pub fn parse(argv: Vec<OsString>) -> Result<Command, ExitCode> {
-    Cli::try_parse_from(argv).map(|cli| cli.command).map_err(|error| {
+pub fn parse(argv: Vec<OsString>) -> Result<Cli, ExitCode> {
+    Cli::try_parse_from(argv).map_err(|error| {
         // Help and version go to stdout with code 0; a closed stdout is nobody's error.
         let _ = error.print();
         if error.use_stderr() { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS }
@@ -415,13 +418,15 @@ mod tests {
     #[test]
     fn a_helper_is_told_to_pause_without_what_it_needs_to_start() {
         let argv = |words: &str| words.split(' ').map(OsString::from).collect();
-        match parse(argv("dbuild helper pause --data d")) {
+        match parse(argv("dbuild helper pause --data d")).map(|cli| cli.command) {
             Ok(Command::Helper(Helper { owner: Some(Owner::Pause(at)), .. })) => {
                 assert_eq!(at.data, PathBuf::from("d"))
             }
             other => panic!("{other:?}"),
         }
-        match parse(argv("dbuild helper --coordinator http://a:1 --data d --slots 50%")) {
+        match parse(argv("dbuild helper --coordinator http://a:1 --data d --slots 50%"))
+            .map(|cli| cli.command)
+        {
             Ok(Command::Helper(Helper { serve: Some(serve), owner: None })) => {
                 assert_eq!(serve.slots, Slots::Share(50))
             }
@@ -433,12 +438,12 @@ mod tests {
     #[test]
     fn a_build_command_keeps_its_own_flags() {
         let argv = ["dbuild", "make", "-j8", "--", "-k"].map(OsString::from).to_vec();
-        match parse(argv) {
+        match parse(argv).map(|cli| cli.command) {
             Ok(Command::Build(words)) => assert_eq!(words, ["make", "-j8", "--", "-k"]),
             other => panic!("{other:?}"),
         }
         let argv = ["dbuild", "run", "--", "stop", "--json"].map(OsString::from).to_vec();
-        match parse(argv) {
+        match parse(argv).map(|cli| cli.command) {
             Ok(Command::Run(run)) => assert_eq!(run.command, ["stop", "--json"]),
             other => panic!("{other:?}"),
         }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 /// Parses the command line, runs it, and turns an error into a message and an exit code.
 pub fn main() -> ExitCode {
     match args::parse(std::env::args_os().collect()) {
-        Ok(command) => commands::dispatch(command).unwrap_or_else(|error| error.report()),
+        Ok(cli) => commands::dispatch(cli.command, cli.trace).unwrap_or_else(|error| error.report()),
         Err(exit) => exit,
     }
 }

@@ -53,6 +53,8 @@ pub enum Lie {
     MissesInputs,
     /// It goes away with the lease.
     Leaves,
+    /// It says how it is, and never answers.
+    Never,
 }
 
 /// A lying helper in a thread of this process; gone when dropped.
@@ -131,8 +133,10 @@ async fn attach(channel: Channel, name: &str, lie: Lie, told: &mut u32) {
                 Ok(Some(message)) => {
                     let Some(to_helper::Message::Lease(lease)) = message.message else { continue };
                     *told += 1;
-                    if lie == Lie::Leaves {
-                        return;
+                    match lie {
+                        Lie::Leaves => return,
+                        Lie::Never => continue,
+                        _ => {}
                     }
                     let outcome = outcome(&channel, &lease, lie).await;
                     say(from_helper::Message::Result(LeaseResult { lease_id: lease.lease_id, outcome }));

@@ -9,7 +9,9 @@
 #![allow(clippy::unwrap_used)]
 
 use dbuild_tests::disturbed::{build_with_hook, complaints, plain_build, pool, said_once, until_remote};
-use dbuild_tests::{HelperPlan, Liar, Lie, Sandbox, Site, Skips, TestCluster, Twice, counted, wait_until};
+use dbuild_tests::{
+    HelperPlan, Liar, Lie, Sandbox, Site, Skips, Stdio, TestCluster, Twice, counted, run_bounded, wait_until,
+};
 
 const COMPILE: &str = "gcc -g -c a.c && gcc -MMD -c b.c";
 
@@ -136,4 +138,26 @@ fn a_helper_that_fails_again_and_again_is_set_aside_and_comes_back() {
     counted(!cluster.helper(1).unwrap().on_trial, "it has proved itself");
     counted((3..20).contains(&told), format!("the liar was asked {told} times"));
     skips.done();
+}
+
+/// How long the compile takes is known from before, so it is found out that its answer is late, and it is done here.
+#[test]
+fn a_helper_that_never_answers() {
+    let cluster = TestCluster::start_at(Site::default());
+    let liar = Liar::join(&cluster.url(), "liar", Lie::Never);
+    cluster.wait_until_online(1);
+    let mut user = Sandbox::of(&cluster);
+    user.set("DBUILD_LOCAL_SLOTS", "1");
+    let mut build =
+        Twice::new(&user, "project", |dir| std::fs::write(dir.join("own.c"), "int own;\n").unwrap());
+    build.fresh();
+    let mut before = user.dbuild_command(build.dir(), &["gcc", "-g", "-c", "own.c"]);
+    before.env_remove("DBUILD_COORDINATOR");
+    assert_eq!(run_bounded(&mut before, Stdio::Files).code, 0);
+    let edited = "echo 'int more;' >>own.c && gcc -g -c own.c";
+    build.plain(&["sh", "-c", edited]);
+    build.wrapped(&user, &["sh", "-c", edited]);
+    let seen = user.counters();
+    counted(seen.local == 2 && seen.gave_reason("a helper was late"), format!("it was done here: {seen}"));
+    counted(liar.leave() == 1, "it was asked of it once");
 }

@@ -16,6 +16,7 @@ mod up;
 mod why;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use detached::Collect;
@@ -27,11 +28,12 @@ use crate::error::{CliError, Context, Result};
 /// As a shell says of what SIGINT ended.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// Runs one command.
-pub fn dispatch(command: Command) -> Result<ExitCode> {
+/// Runs one command. Only a build writes a trace.
+pub fn dispatch(command: Command, trace: Option<PathBuf>) -> Result<ExitCode> {
     match command {
-        Command::Build(words) => run::run(words),
-        Command::Run(run) => run::run(run.command),
+        Command::Build(words) => run::run(words, trace),
+        Command::Run(run) => run::run(run.command, trace),
+        _ if trace.is_some() => Err(CliError::new("--trace is for builds: dbuild --trace FILE COMMAND…")),
         Command::Coordinator(args) => coordinator::run(args),
         Command::Helper(args) => helper::run(args),
         Command::HelperWorker(args) => helper::work(args),

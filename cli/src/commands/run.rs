@@ -25,7 +25,7 @@ const COORDINATOR: &str = "DBUILD_COORDINATOR";
 /// Variables to set for the child.
 type Changes = Vec<(&'static str, OsString)>;
 
-pub fn run(words: Vec<OsString>) -> Result<ExitCode> {
+pub fn run(words: Vec<OsString>, trace: Option<PathBuf>) -> Result<ExitCode> {
     let program = find(&words[0])?;
     if std::env::var_os(vars::DISABLE).is_some_and(|value| value == "1") || nested() {
         return Err(exec(&words));
@@ -35,7 +35,10 @@ pub fn run(words: Vec<OsString>) -> Result<ExitCode> {
         return Err(exec(&words));
     }
     let config = Config::from_process()?;
-    super::small_runtime()?.block_on(wrap(&config, &words, program))
+    // Found out now, not after an hour's build; and the initiator has another working directory.
+    let trace = trace.map(|file| fs_err::File::create(&file).and_then(|_| std::path::absolute(file)));
+    let trace = trace.transpose().context("write the trace")?;
+    super::small_runtime()?.block_on(wrap(&config, &words, program, trace))
 }
 
 /// Already inside a wrapped build: its doors are open.
@@ -69,10 +72,15 @@ fn cannot_invoke(program: &OsString, error: &std::io::Error) -> CliError {
     CliError::new(format!("failed to run {}: {error}", program.to_string_lossy())).code(code)
 }
 
-async fn wrap(config: &Config, words: &[OsString], program: PathBuf) -> Result<ExitCode> {
+async fn wrap(
+    config: &Config,
+    words: &[OsString],
+    program: PathBuf,
+    trace: Option<PathBuf>,
+) -> Result<ExitCode> {
     let started = Instant::now();
     let session = format!("{}-{}", std::process::id(), unix_nanos());
-    let opened = open(config, &session, &program).await;
+    let opened = open(config, &session, &program, trace).await;
     let mut words = words.to_vec();
     let (changes, mut client) = match opened {
         Ok((mut changes, mut client)) => {
@@ -108,7 +116,12 @@ async fn end(client: &mut Client, data: &DataDir, session: String) -> Option<Tal
         Err(_) => Client::connect(data).await.ok()??.ask(&request).await.ok(),
     };
     match answer? {
-        Answer::Tally(tally) => Some(*tally),
+        Answer::Tally { tally, trace_failed } => {
+            if let Some(why) = trace_failed {
+                say(&format!("dbuild: the trace could not be written: {why}\n"));
+            }
+            Some(*tally)
+        }
         _ => None,
     }
 }
@@ -127,13 +140,19 @@ fn stand_in(program: &Path, changes: &Changes) -> Option<PathBuf> {
 }
 
 /// Lays out the doors, finds the initiator, and says what the child's environment needs.
-async fn open(config: &Config, session: &str, program: &Path) -> Result<(Changes, Client)> {
+async fn open(
+    config: &Config,
+    session: &str,
+    program: &Path,
+    trace: Option<PathBuf>,
+) -> Result<(Changes, Client)> {
     let data = &config.data_dir;
     let path = std::env::var_os("PATH").unwrap_or_default();
     fs_err::create_dir_all(data.run()).context("use the data directory")?;
     let shims = embedded::lay_out(data, &path).context("lay out the shims")?;
     let mut client = Client::connect_or_start(data).await?;
-    client.ask(&Request::Begin { session: session.to_owned() }).await.context("talk to the initiator")?;
+    let begin = Request::Begin { session: session.to_owned(), trace };
+    client.ask(&begin).await.context("talk to the initiator")?;
 
     let fallbacks = fallbacks_file(data, session);
     fs_err::File::create(&fallbacks).context("make the list of fallbacks")?;

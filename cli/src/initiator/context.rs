@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use dbuild_shims::frame::{Command, Invoke};
 
@@ -22,6 +23,7 @@ pub struct Context {
     pub local_slots: u32,
     /// The project wants results that serve at any place: outputs name no directory of this machine.
     pub any_path: bool,
+    pub began: SystemTime,
 }
 
 impl Context {
@@ -32,7 +34,7 @@ impl Context {
         let local_slots = variable("DBUILD_LOCAL_SLOTS").and_then(|text| text.parse().ok());
         let local_slots = local_slots.unwrap_or(initiator.config.local_slots);
         let any_path = variable(SHARE) == Some(ANY_PATH);
-        Context { initiator, invoke, session, coordinator, local_slots, any_path }
+        Context { initiator, invoke, session, coordinator, local_slots, any_path, began: SystemTime::now() }
     }
 
     /// A variable of the build's environment that is set and not empty.
@@ -82,6 +84,7 @@ impl Context {
     pub fn ran_here(&self, reason: String, uncacheable: Option<String>) -> TaskEnd {
         TaskEnd {
             session: self.session.clone(),
+            began: self.began,
             placement: Placement::Local,
             reason,
             helper: None,
@@ -91,6 +94,7 @@ impl Context {
             sent: 0,
             received: 0,
             run_ms: 0,
+            phases: None,
             notice: None,
             outputs: Vec::new(),
             key: Vec::new(),

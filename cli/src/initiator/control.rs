@@ -2,6 +2,8 @@
 //!
 //! Both ends are of the same build (the socket's directory is named after it), so the format carries no version.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -16,8 +18,10 @@ const MAX_LINE: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
+    /// `trace`: the file, by its whole path, into which the build is drawn at its end.
     Begin {
         session: String,
+        trace: Option<PathBuf>,
     },
     End {
         session: String,
@@ -35,7 +39,11 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
     Ok,
-    Tally(Box<Tally>),
+    /// `trace_failed`: why the build's trace could not be written.
+    Tally {
+        tally: Box<Tally>,
+        trace_failed: Option<String>,
+    },
     /// 0: no pool, or one that does not tell.
     Slots(u32),
     Stats {
@@ -49,15 +57,16 @@ pub async fn serve(initiator: &Initiator, stream: UnixStream) -> std::io::Result
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_line(&mut stream).await? {
         let answer = match request {
-            Request::Begin { session } => {
-                initiator.record(Event::SessionBegin(session));
+            Request::Begin { session, trace } => {
+                initiator.record(Event::SessionBegin(session, trace));
                 Answer::Ok
             }
             Request::End { session } => {
                 initiator.keeping.settle(&session).await;
                 let (reply, tally) = oneshot::channel();
                 initiator.record(Event::SessionEnd(session, reply));
-                Answer::Tally(Box::new(tally.await.unwrap_or_default()))
+                let (tally, trace_failed) = tally.await.unwrap_or_default();
+                Answer::Tally { tally: Box::new(tally), trace_failed }
             }
             Request::Slots { session, coordinator } => {
                 let slots = match initiator.remote(&coordinator).await {

@@ -128,6 +128,8 @@ mod tests {
             sent: 0,
             received: 0,
             run_ms: 1,
+            phases: None,
+            began: std::time::SystemTime::now(),
             outputs: vec![output],
             key: Vec::new(),
             miss: None,

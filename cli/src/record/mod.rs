@@ -6,12 +6,15 @@
 mod counters;
 mod explain;
 mod recorder;
+mod trace;
 
 pub use counters::{Counters, Tally};
 pub use explain::{Explanation, find};
 pub use recorder::{Event, Recorder, Sender};
+pub use trace::{Phases, micros};
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -31,6 +34,8 @@ pub enum Placement {
 #[derive(Clone, Debug)]
 pub struct TaskEnd {
     pub session: String,
+    /// When its compiler was called.
+    pub began: SystemTime,
     pub placement: Placement,
     /// A stable text: `hit`, `remote`, `link`, `reads stdin`…; becomes a key of `reasons`.
     pub reason: String,
@@ -46,6 +51,8 @@ pub struct TaskEnd {
     pub sent: u64,
     pub received: u64,
     pub run_ms: u64,
+    /// What the helper did for it, and when.
+    pub phases: Option<Phases>,
     /// Absolute paths.
     pub outputs: Vec<PathBuf>,
     /// The named fields of the key, for `dbuild why`.

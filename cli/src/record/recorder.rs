@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::trace::Trace;
 use super::{Counters, Tally, TaskEnd, explain};
 
 /// What the recorder listens to.
@@ -13,8 +14,10 @@ use super::{Counters, Tally, TaskEnd, explain};
 pub enum Event {
     Ended(Box<TaskEnd>),
     /// A build begins: its tally is kept until `SessionEnd`.
-    SessionBegin(String),
-    SessionEnd(String, oneshot::Sender<Tally>),
+    /// Where its trace goes, if it wants one.
+    SessionBegin(String, Option<PathBuf>),
+    /// The tally, and why the trace could not be written.
+    SessionEnd(String, oneshot::Sender<(Tally, Option<String>)>),
     Counters(oneshot::Sender<Counters>),
     /// Sets every counter to zero.
     Zero,
@@ -33,10 +36,15 @@ const MAX_WAITING: usize = 1 << 20;
 /// Sessions whose build never came back for its tally (killed) are forgotten beyond this many.
 const MAX_SESSIONS: usize = 1000;
 
+/// Builds at a time that are drawn.
+const MAX_TRACES: usize = 16;
+
 pub struct Recorder {
     records: PathBuf,
     counters: Counters,
     sessions: HashMap<String, Tally>,
+    /// Of the builds that want one.
+    traces: HashMap<String, Trace>,
     dirty: bool,
     /// Records that are to be written.
     log: Vec<u8>,
@@ -47,8 +55,14 @@ impl Recorder {
     pub fn start(records: PathBuf) -> Sender {
         let (sender, events) = mpsc::unbounded_channel();
         let counters = Counters::load(&records);
-        let recorder =
-            Recorder { records, counters, sessions: HashMap::new(), dirty: false, log: Vec::new() };
+        let recorder = Recorder {
+            records,
+            counters,
+            sessions: HashMap::new(),
+            traces: HashMap::new(),
+            dirty: false,
+            log: Vec::new(),
+        };
         tokio::spawn(recorder.run(events));
         sender
     }
@@ -73,6 +87,9 @@ impl Recorder {
             Event::Ended(end) => {
                 self.counters.add(&end);
                 self.dirty = true;
+                if let Some(trace) = self.traces.get_mut(&end.session) {
+                    trace.add(&end);
+                }
                 if self.sessions.len() < MAX_SESSIONS || self.sessions.contains_key(&end.session) {
                     self.sessions.entry(end.session.clone()).or_default().add(&end);
                 }
@@ -83,14 +100,19 @@ impl Recorder {
                     self.save();
                 }
             }
-            Event::SessionBegin(session) => {
+            Event::SessionBegin(session, trace) => {
+                if let Some(file) = trace.filter(|_| self.traces.len() < MAX_TRACES) {
+                    self.traces.insert(session.clone(), Trace::new(file));
+                }
                 self.sessions.insert(session, Tally::default());
             }
             Event::SessionEnd(session, reply) => {
                 // Whoever asks `why` after a build finds all of it.
                 self.save();
                 // A receiver that is gone does not want its answer any more; so below.
-                let _ = reply.send(self.sessions.remove(&session).unwrap_or_default());
+                let written = self.traces.remove(&session).map_or(Ok(()), Trace::write);
+                let tally = self.sessions.remove(&session).unwrap_or_default();
+                let _ = reply.send((tally, written.err().map(|error| error.to_string())));
             }
             Event::Counters(reply) => {
                 let _ = reply.send(self.counters.clone());

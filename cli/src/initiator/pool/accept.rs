@@ -92,6 +92,7 @@ pub fn accept(
     end.exit_code = answer.exit_code;
     end.notice = answer.notice;
     (end.sent, end.received, end.run_ms) = (answer.sent, answer.received, answer.run_ms);
+    end.phases = answer.phases;
     end.uncacheable = match (&inputs, &prepared.task.cache) {
         (None, _) => Some("an input changed during the compile".to_owned()),
         (_, cache) => cache.as_ref().err().map(ToString::to_string),

@@ -4,6 +4,8 @@ mod accept;
 mod errand;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use dbuild_intake::recall::Earlier;
 use tokio::sync::mpsc;
@@ -21,6 +23,14 @@ use errand::Errand;
 
 /// Why a task runs here that helpers could have run.
 const FULL: &str = "helpers are busy";
+
+/// Why a task is done here that a helper had begun.
+const LATE: &str = "a helper was late";
+
+/// An action is late after so many times what it took before, and never sooner than after so long.
+const LATE_AFTER: (u32, Duration) = (4, Duration::from_secs(10));
+/// How often a late action looks for a free slot here.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Takes what the build is to hear before a task's end.
 pub type Prints = mpsc::UnboundedSender<Vec<u8>>;
@@ -163,9 +173,19 @@ async fn ask(
             let (early, ready) = mpsc::unbounded_channel();
             let purpose = Purpose { session: &context.session, expected: errand.expected };
             let executed = remote.execute(&toolchain.root, &errand.built, &store, purpose, early);
-            let (executed, early) = tokio::join!(executed, place(context, prepared, &errand, ready, prints));
-            placed = early;
-            executed?
+            let alone = prints.is_some();
+            let begun = AtomicBool::new(false);
+            let placing = place(context, prepared, &errand, ready, prints, &begun);
+            tokio::select! {
+                (executed, early) = async { tokio::join!(executed, placing) } => {
+                    placed = early;
+                    executed?
+                }
+                // The pool hears that nobody waits any more before anything begins here: one of the two writes.
+                slot = late(context, errand.expected, &begun), if alone => {
+                    return Err(Refusal { slot: Some(slot), ..Refusal::because(LATE) });
+                }
+            }
         }
     };
 
@@ -175,6 +195,21 @@ async fn ask(
         .map_err(|error| Refusal::fault(error.to_string()))?
 }
 
+/// Waits until an action is late of which nothing was `placed` yet, and this machine has a free slot for it.
+async fn late(context: &Context, expected: Option<Duration>, placed: &AtomicBool) -> Slot {
+    let Some(expected) = expected else { return std::future::pending().await };
+    let (times, least) = LATE_AFTER;
+    tokio::time::sleep(expected.saturating_mul(times).max(least)).await;
+    loop {
+        if !placed.load(Relaxed)
+            && let Some(slot) = context.spare_slot()
+        {
+            return slot;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Puts in place what is ready before the end, and lets the build hear of it; gives what was placed.
 async fn place(
     context: &Arc<Context>,
@@ -182,10 +217,12 @@ async fn place(
     errand: &Arc<Errand>,
     mut ready: mpsc::UnboundedReceiver<remote::Answer>,
     prints: Option<Prints>,
+    begun: &AtomicBool,
 ) -> Vec<Ready> {
     let mut placed = Vec::new();
     while let Some(answer) = ready.recv().await {
         let Some(prints) = &prints else { continue };
+        begun.store(true, Relaxed);
         let (context, prepared, errand) = (context.clone(), prepared.clone(), errand.clone());
         let early = blocking(move || accept::early(&context, &prepared, &errand, answer)).await;
         match early {

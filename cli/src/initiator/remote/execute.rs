@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::download::keep;
 use super::{FUNCTION, Fault, LOST, Purpose, Remote, is_lost};
+use crate::record::{Phases, micros};
 
 /// A coordinator that is alive says something at least every 10 s; this is the bound on its silence.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
@@ -36,6 +37,7 @@ pub struct Answer {
     /// What the pool says about how it went, if there is something to say.
     pub notice: Option<String>,
     pub run_ms: u64,
+    pub phases: Option<Phases>,
     pub sent: u64,
     pub received: u64,
 }
@@ -239,6 +241,7 @@ impl Remote {
         sent: u64,
         store: &Store,
     ) -> Result<Answer, Fault> {
+        let came = SystemTime::now();
         let bad =
             |error: dbuild_proto::DigestError| Fault::new(format!("the pool gave a bad digest: {error}"));
         let mut outputs = Vec::new();
@@ -276,6 +279,7 @@ impl Remote {
             notice: None,
             helper: Some(metadata.worker.clone()).filter(|name| !name.is_empty()),
             run_ms: run_ms(&metadata).unwrap_or(0),
+            phases: phases(&metadata, came),
             sent,
             received,
         })
@@ -300,6 +304,20 @@ enum Ran {
 fn run_ms(metadata: &re::ExecutedActionMetadata) -> Option<u64> {
     let [start, end] = [&metadata.execution_start_timestamp, &metadata.execution_completed_timestamp];
     u64::try_from(ms(end.as_ref()?) - ms(start.as_ref()?)).ok()
+}
+
+/// What a helper did, for the build's trace.
+fn phases(metadata: &re::ExecutedActionMetadata, came: SystemTime) -> Option<Phases> {
+    let at = |time: &Option<Timestamp>| {
+        let time = time.as_ref()?;
+        time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos) / 1000)
+    };
+    Some(Phases {
+        taken: at(&metadata.worker_start_timestamp)?,
+        ran: (at(&metadata.execution_start_timestamp)?, at(&metadata.execution_completed_timestamp)?),
+        stored: at(&metadata.worker_completed_timestamp)?,
+        came: micros(came),
+    })
 }
 
 /// For whoever wants to know where the time of a build goes: the phases of an action in milliseconds, by the clocks of
