@@ -2,7 +2,7 @@
 """A cluster of slow machines on this one: builds a project on a client with helpers, through dbuild, distcc, icecream.
 
     benches/lab.py [--project NAME] [--helpers 1,2,4,8] [--cpu CORES] [--rate RATE] [--rounds N] [--peers NAMES]
-                   [--units N] [--slots N] [--dbuild BIN] [--output FILE] [--keep] [--plain]
+                   [--units N] [--slots N] [--dbuild BIN] [--traces DIR] [--output FILE] [--keep] [--plain]
 
 Every host is a set of namespaces with a quota of processor and a link of limited rate; every run begins with new
 hosts. What distribution gains is then to be seen on a machine with two cores. The yardstick is one machine that has
@@ -43,7 +43,7 @@ from pathlib import Path
 
 from builds import ROOT, WORK
 from cluster.cgroups import Tree
-from cluster.hosts import Cluster
+from cluster.hosts import HOME, Cluster
 from cluster.measure import measure, watch
 from cluster.projects import PROJECTS, Project
 from cluster.report import Report
@@ -74,7 +74,13 @@ class Lab:
         """Measures one build from clean."""
         self.project.clean()
         words = self.project.make(jobs or tool.jobs(cluster), tool.word)
+        traced = tool is self.dbuild and self.args.traces
+        words = ["--trace", f"{HOME}/trace.json", *words] if traced else words
         figures, start, text = measure(cluster, tool, words, self.project.build)
+        if traced:
+            self.args.traces.mkdir(parents=True, exist_ok=True)
+            name = f"{variant.replace(' ', '-')}-{len(cluster.helpers)}-{self.round}.json"
+            shutil.copy(cluster.client.home / "trace.json", self.args.traces / name)
         figures |= {"units": self.project.units, "differing": self.project.differing(), "printed": text[-500:],
                     "finished": self.project.finished(start), **tool.extra(cluster)}
         self.add(cluster, variant, figures)
@@ -200,6 +206,7 @@ def main():
     parser.add_argument("--plain", action="store_true", help="build on the client alone, too")
     parser.add_argument("--dbuild", type=Path,
                         default=Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "dbuild")
+    parser.add_argument("--traces", type=Path, help="a directory for dbuild's traces of its builds; see utilisation.py")
     parser.add_argument("--output", help="raw figures are appended to this file; the table is only printed")
     parser.add_argument("--keep", action="store_true", help="leave sources and the last hosts' files in target/bench")
     args = parser.parse_args()
