@@ -111,7 +111,7 @@ fn percent(before: CpuTimes, after: CpuTimes) -> f64 {
 }
 
 /// First line of /proc/stat: `cpu user nice system idle iowait irq softirq steal guest guest_nice`. Guest time is
-/// contained in user time already, so only the first eight count.
+/// contained in user time already, so only the first eight count. What a hypervisor stole nobody here has used.
 pub fn parse_stat(text: &str) -> Option<CpuTimes> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let mut ticks = [0u64; 8];
@@ -124,7 +124,7 @@ pub fn parse_stat(text: &str) -> Option<CpuTimes> {
         return None;
     }
     let total = ticks.iter().fold(0u64, |sum, tick| sum.saturating_add(*tick));
-    let idle = ticks[3].saturating_add(ticks[4]);
+    let idle = ticks[3].saturating_add(ticks[4]).saturating_add(ticks[7]);
     Some(CpuTimes { busy: total.saturating_sub(idle), total })
 }
 
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn reads_the_kernels_forms() {
-        let stat = "cpu  100 5 50 800 40 1 4 0 7 0\ncpu0 1 2 3 4\n";
+        let stat = "cpu  100 5 50 700 40 1 4 100 7 0\ncpu0 1 2 3 4\n";
         assert_eq!(parse_stat(stat), Some(CpuTimes { busy: 160, total: 1000 }));
         let meminfo = "MemTotal:       49368168 kB\nMemFree: 1 kB\nMemAvailable:   40000000 kB\n";
         let memory = Memory { total: 49368168 * 1024, available: 40000000 * 1024, ..Memory::default() };

@@ -30,8 +30,8 @@ fn supervise(args: Serve) -> Result<ExitCode> {
         true => Coordinator::LeaderOf(args.coordinator.clone()),
         false => Coordinator::At(args.coordinator.clone()),
     };
-    // Each argument once more, for the worker: the words of this very process.
-    let own = std::env::current_exe().context("find the dbuild binary")?;
+    // Each argument once more, for the worker: the words of this very process. And this very program, whatever is installed
+    // in its place meanwhile.
     let words = std::env::args_os().skip(2);
     let supervision = Supervision {
         name: config.name,
@@ -55,7 +55,7 @@ fn supervise(args: Serve) -> Result<ExitCode> {
             (Some(StateBy::Shared) | None, _) => Reporting::ByWorker,
         },
         coordinator,
-        worker: [own.into(), "helper-worker".into()].into_iter().chain(words).collect(),
+        worker: ["/proc/self/exe".into(), "helper-worker".into()].into_iter().chain(words).collect(),
         refusal: EXIT_FAILURE.into(),
     };
     let ended = super::small_runtime()?

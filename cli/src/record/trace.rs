@@ -77,7 +77,9 @@ impl Trace {
     /// Writes the file; a build that was killed leaves none.
     pub fn write(self) -> io::Result<()> {
         let dir = self.file.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        // As any other program would make it, less the umask.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(dir)?;
         let mut out = BufWriter::new(file.as_file_mut());
         out.write_all(b"[\n")?;
         for event in self.events() {
