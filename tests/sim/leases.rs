@@ -72,14 +72,14 @@ impl Audit {
         self.check(able, || format!("{id:?} went to {to:?}, which must not have it"));
         self.check(idle, || format!("{id:?} runs twice at a time"));
         self.check(first == Some(id), || format!("{id:?} was served before {first:?} of its line"));
+        let open = self.helpers.get(&to).map_or(0, |helper| self.open(now, helper) as usize);
         let Some(task) = self.tasks.get_mut(&id) else { return };
         task.leases += 1;
         task.running = Some(lease);
         let (attempts, owner, priority) = (task.leases, task.request.owner.clone(), task.request.priority);
         let charged = charge(task.request.expected, priority);
         let expires = now + task.request.timeout + limits.lease_slack;
-        let open = self.helpers.get(&to).map_or(0, |helper| self.open(now, helper) as usize);
-        let (Some(helper), Some(task)) = (self.helpers.get_mut(&to), self.tasks.get_mut(&id)) else { return };
+        let Some(helper) = self.helpers.get_mut(&to) else { return };
         task.last.clone_from(&helper.name);
         self.fairness.served(&owner, charged);
         let held = Held { task: Some(id), until: None, expires, owner, priority, charged, begun: now };

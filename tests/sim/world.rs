@@ -94,6 +94,12 @@ impl World {
                 (helper.slots, helper.slowness, helper.stubborn) = (helper.slots.min(2), 100, 300);
             }
         }
+        if !crowded && self.stage.rng.chance(5) {
+            // All hand back what they offer to take: that must not go on for ever.
+            for helper in &mut self.helpers {
+                helper.offer(&mut self.stage, None, Some(ms(5_000)));
+            }
+        }
         let contents = self.stage.rng.between(10, 2000);
         for which in 0..clients as usize {
             let rng = &mut self.stage.rng;
