@@ -10,8 +10,8 @@ use super::invariants::Audit;
 use super::wire::Value;
 
 impl Audit {
-    /// No task waits while somebody who may run it has a free slot.
-    pub fn check_capacity(&mut self) {
+    /// No task waits while somebody who may run it has a free slot that is open.
+    pub fn check_capacity(&mut self, now: Time) {
         let mut looked = BTreeSet::new();
         let mut idle = None;
         for (id, task) in self.tasks.iter().filter(|(_, task)| task.running.is_none()) {
@@ -19,9 +19,11 @@ impl Audit {
                 continue;
             }
             let free = |helper: &&HelperId| {
-                self.helpers.get(helper).is_some_and(|helper| helper.held.len() < helper.slots as usize)
+                self.helpers
+                    .get(helper)
+                    .is_some_and(|helper| helper.held.len() < self.open(now, helper) as usize)
             };
-            if let Some(helper) = self.able(task).iter().find(free) {
+            if let Some(helper) = self.able(now, task).iter().find(free) {
                 idle = Some(format!("{id:?} waits while {helper:?} has a free slot"));
             }
         }
@@ -33,7 +35,7 @@ impl Audit {
     /// Nothing goes on for longer than it may: a task that nobody watches, one that no helper could run, a lease.
     pub fn check_waits(&mut self, now: Time, limits: &Limits) {
         let waiting = || self.tasks.iter().filter(|(_, task)| task.running.is_none());
-        let alone = waiting().filter(|(_, task)| self.able(task).is_empty());
+        let alone = waiting().filter(|(_, task)| self.able(now, task).is_empty());
         let alone: Vec<_> = alone.map(|(_, task)| task.request.properties.clone()).collect();
         self.wanted.retain(|properties, _| alone.contains(properties));
         for properties in alone {
@@ -78,13 +80,15 @@ impl Audit {
                 self.helpers.values().find(|helper| helper.name == *view.name).map(|known| known.held.len());
             let seen = view.leases as usize;
             self.check(held == Some(seen), || format!("{} holds {seen}, not {held:?}", view.name));
+            self.check_standing(now, &view.name, view.standing, view.drained);
         }
         let overdue = pool.next_deadline().is_some_and(|due| due <= now);
         self.check(!overdue, || "a deadline is overdue after a step".into());
-        // One for each helper and lease, two for each task; those of what ended lapse in their time.
+        // One for each helper and lease, one more for who is set aside, two for each task; those of what ended lapse in their time.
         forget(&mut self.lost, now, limits.silence);
         forget(&mut self.finished, now, limits.helper_wait.max(limits.abandon));
-        let most = self.helpers.len() + self.lost.len() + held + 2 * (self.tasks.len() + self.finished.len());
+        let helpers = self.helpers.len() + self.aside(now) + self.lost.len();
+        let most = helpers + held + 2 * (self.tasks.len() + self.finished.len());
         self.check(sizes.deadlines <= most, || format!("{} deadlines, not {most}", sizes.deadlines));
     }
 
@@ -93,7 +97,7 @@ impl Audit {
         let sizes = pool.sizes();
         let left = sizes.tasks + sizes.leases + sizes.waiting + sizes.shared + sizes.lanes;
         self.check(left == 0, || format!("the pool keeps {sizes:?} when all is done"));
-        let (most, helpers) = (self.lost.len() + self.helpers.len(), self.helpers.len());
+        let (most, helpers) = (self.lost.len() + 2 * self.helpers.len(), self.helpers.len());
         self.check(sizes.deadlines <= most, || format!("{} deadlines of {helpers} helpers", sizes.deadlines));
     }
 }

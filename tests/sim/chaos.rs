@@ -1,6 +1,7 @@
 //! What goes wrong, and when: faults of machines, links and processes, and their ends.
 
 use super::clock::ms;
+use super::helper::Supervisor;
 use super::network::{End, Host};
 use super::stage::Happening;
 use super::world::World;
@@ -13,6 +14,10 @@ pub enum Fault {
     Mended(Host),
     HelperReturns(usize),
     CoordinatorReturns,
+    /// A helper offers all its slots again.
+    Unoccupied(usize),
+    /// Operators let a helper have work again.
+    Resumed(usize),
 }
 
 impl World {
@@ -32,6 +37,8 @@ impl World {
                     helper.start(&mut self.stage);
                 }
             }
+            Fault::Unoccupied(which) => self.helpers[which].offer(&mut self.stage, None, None),
+            Fault::Resumed(which) => self.drain(which, false),
             Fault::CoordinatorReturns => {
                 if !self.coordinator.up {
                     self.coordinator.restart(&mut self.stage);
@@ -48,7 +55,7 @@ impl World {
         let (helpers, hosts) = (self.helpers.len() as u64, self.stage.net.hosts() as u64);
         let which = self.stage.rng.between(0, helpers) as usize;
         let host = self.stage.rng.between(0, hosts) as usize;
-        let dice = self.stage.rng.between(0, 100);
+        let dice = self.stage.rng.between(0, 130);
         match dice {
             0..25 => self.cut(host, dice),
             25..35 => {
@@ -71,6 +78,11 @@ impl World {
                     let (tell, killed) = (dice < 65, self.helpers[which].is_running() > 0);
                     self.stage.count(if killed { "busy helpers lost" } else { "idle helpers lost" });
                     self.helpers[which].stop(&mut self.stage, tell);
+                    let supervised = self.helpers[which].supervisor != Supervisor::None;
+                    if supervised && (tell || self.stage.rng.chance(50)) {
+                        self.stage.count("supervisors that say that a worker is gone");
+                        self.helpers[which].word(&mut self.stage, false);
+                    }
                     let away = self.stage.rng.wait(0, 15_000);
                     self.put_fault(away, Fault::HelperReturns(which));
                 }
@@ -96,6 +108,8 @@ impl World {
                     self.put_fault(away, Fault::CoordinatorReturns);
                 }
             }
+            100..120 => self.occupy(which, dice),
+            120.. => self.drain(which, true),
             _ => {
                 // Somebody gave a second machine the name of the first.
                 if !self.weather.double_names {
@@ -105,6 +119,34 @@ impl World {
                 let (name, system) = (self.helpers[which].name, self.helpers[which].system);
                 self.add_helper(name, system);
             }
+        }
+    }
+
+    /// A helper's owner needs a part of it, or all, now or within a while.
+    fn occupy(&mut self, which: usize, dice: u64) {
+        let grace = self.stage.rng.wait(0, 5_000);
+        let (offered, grace, longest) = match dice {
+            ..110 => (Some(self.stage.rng.between(0, 4) as u32), None, 20_000),
+            110..115 => (Some(0), Some(grace), 20_000),
+            // What it offers and what it does are two things.
+            _ => (None, Some(grace), 500_000),
+        };
+        self.stage.count("helpers that offer less or yield");
+        self.helpers[which].offer(&mut self.stage, offered, grace);
+        let lasts = self.stage.rng.wait(50, longest);
+        self.put_fault(lasts, Fault::Unoccupied(which));
+    }
+
+    /// An operator drains a helper for a while, or resumes it.
+    fn drain(&mut self, which: usize, drained: bool) {
+        let name = self.helpers[which].name;
+        if !self.coordinator.up || !self.coordinator.drain(&mut self.stage, name, drained) {
+            return;
+        }
+        self.stage.count(if drained { "helpers drained" } else { "helpers resumed" });
+        if drained {
+            let lasts = self.stage.rng.wait(50, 20_000);
+            self.put_fault(lasts, Fault::Resumed(which));
         }
     }
 
@@ -145,6 +187,8 @@ impl World {
         self.on_fault(Fault::CoordinatorReturns);
         let mut names = Vec::new();
         for which in 0..self.helpers.len() {
+            self.on_fault(Fault::Unoccupied(which));
+            self.on_fault(Fault::Resumed(which));
             if names.contains(&self.helpers[which].name) {
                 self.helpers[which].stop(&mut self.stage, true);
                 self.helpers[which].retired = true;

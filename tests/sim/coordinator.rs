@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use dbuild_coordinator::pool::{
-    Effect, Event, HelperId, LeaseId, Limits, Outcome as Fate, Pool, Properties, Report, TaskId, Verdict,
+    Effect, Event, HelperId, LeaseId, Limits, Outcome as Fate, Pool, Properties, TaskId, Verdict,
 };
 
 use super::clock::{Time, ms};
 use super::network::{ConnId, End};
 use super::stage::{Happening, Stage};
 use super::wire::{Action, Call, Content, Ended, Message, Outcome, Value};
+use super::words::report;
 
 /// `HELLO_WAIT` of `pool.rs`.
 const HELLO_WAIT: Duration = ms(10_000);
@@ -252,7 +253,7 @@ impl Coordinator {
 
     fn heard(&mut self, stage: &mut Stage, helper: HelperId, task: Option<TaskId>, message: Message) {
         match message {
-            Message::State => self.step(stage, Event::Report { helper, report: Report::default() }),
+            Message::State { offered } => self.step(stage, Event::Report { helper, report: report(offered) }),
             Message::Result { lease, outcome } => {
                 let run = self.run;
                 let verdict = match outcome {
@@ -263,6 +264,7 @@ impl Coordinator {
                             task.and_then(|task| self.live.get(&task)).map(|live| live.action.content);
                         Verdict::Answer(Value { content: content.unwrap_or_default(), run, lease })
                     }
+                    Outcome::Cancelled => Verdict::Return("cancelled".into()),
                     other => Verdict::Retry(format!("{other:?}")),
                 };
                 let takes = stage.rng.wait(0, 200);

@@ -8,7 +8,7 @@ use dbuild_coordinator::pool::LeaseId;
 use super::clock::{Time, ms};
 use super::network::{ConnId, End, Host};
 use super::stage::{Happening, Stage};
-use super::wire::{Action, Message, Outcome};
+use super::wire::{Action, Message, Outcome, Word};
 
 /// `FIRST_WAIT`, `LAST_WAIT` and `STATE_MS` of the agent, and the connect timeout of `helper/src/remote.rs`.
 const FIRST_WAIT: Duration = ms(200);
@@ -28,6 +28,12 @@ pub enum Timer {
         lease: LeaseId,
         serial: u64,
     },
+    /// Its owner waited long enough for the machine.
+    Yield {
+        spell: u64,
+    },
+    /// It looks whether something runs that is to be handed back.
+    HandBack,
     /// It ended because it was told to.
     Stopped {
         lease: LeaseId,
@@ -41,6 +47,16 @@ struct Running {
     serial: u64,
     outcome: Outcome,
     cancelled: bool,
+}
+
+/// Who speaks for a helper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supervisor {
+    None,
+    /// The worker reports, the supervisor says when it is gone.
+    Beside,
+    /// The worker's stream carries no reports.
+    Instead,
 }
 
 pub struct Helper {
@@ -60,6 +76,13 @@ pub struct Helper {
     pub up: bool,
     /// Set when the coordinator sent it away for good, with the reason.
     pub refused: Option<String>,
+    pub supervisor: Supervisor,
+    /// How many of its slots it offers; None: all.
+    offered: Option<u32>,
+    /// Somebody else needs the machine at once: what runs is handed back.
+    yielding: bool,
+    /// Grows when what it offers changes.
+    spell: u64,
     /// It does not come back.
     pub retired: bool,
     connection: Option<ConnId>,
@@ -80,6 +103,11 @@ impl Helper {
         let faulty = if rng.chance(20) { 30 } else { 1 };
         let slots = rng.between(1, 5) as u32;
         let delay = if rng.chance(20) { 50..300 } else { 0..least + 2 };
+        let supervisor = match rng.between(0, 4) {
+            0 => Supervisor::Beside,
+            1 => Supervisor::Instead,
+            _ => Supervisor::None,
+        };
         Helper {
             which,
             host: stage.net.join(delay),
@@ -90,6 +118,10 @@ impl Helper {
             stubborn,
             faulty,
             life: 0,
+            supervisor,
+            offered: None,
+            yielding: false,
+            spell: 0,
             up: false,
             refused: None,
             retired: false,
@@ -144,7 +176,7 @@ impl Helper {
             }
             Timer::State { generation } => {
                 if generation == self.generation {
-                    self.tell(stage, Message::State);
+                    self.report(stage);
                     self.put(stage, self.state_every, timer);
                 }
             }
@@ -155,6 +187,22 @@ impl Helper {
                     .is_some_and(|running| running.serial == serial && !running.cancelled)
                 {
                     self.ended(stage, lease);
+                }
+            }
+            Timer::Yield { spell } => {
+                if spell == self.spell {
+                    stage.count(if self.running.is_empty() {
+                        "helpers that yield"
+                    } else {
+                        "busy helpers that yield"
+                    });
+                    self.yielding = true;
+                    self.cancel_all(stage);
+                }
+            }
+            Timer::HandBack => {
+                if self.yielding {
+                    self.cancel_all(stage);
                 }
             }
             Timer::Stopped { lease, serial } => {
@@ -168,6 +216,34 @@ impl Helper {
     fn tell(&self, stage: &mut Stage, message: Message) {
         if let Some(id) = self.connection {
             stage.send(id, End::Peer, message);
+        }
+    }
+
+    fn report(&self, stage: &mut Stage) {
+        match self.supervisor {
+            Supervisor::Instead => self.word(stage, true),
+            _ => self.tell(stage, Message::State { offered: self.offered }),
+        }
+    }
+
+    /// Its supervisor says how it is, or, not `up`, that its worker is gone.
+    pub fn word(&self, stage: &mut Stage, up: bool) {
+        if stage.net.hears(self.host) {
+            let (name, offered) = (self.name, if up { self.offered } else { Some(0) });
+            let takes = stage.rng.wait(0, 300);
+            stage.agenda.put(stage.now + takes, Happening::Said(Word { name, offered, up }));
+        }
+    }
+
+    /// From now on it offers so much, and says so; after `grace` it hands back what runs.
+    pub fn offer(&mut self, stage: &mut Stage, offered: Option<u32>, grace: Option<Duration>) {
+        stage.log(|| format!("helper {} offers {offered:?} and yields after {grace:?}", self.which));
+        (self.offered, self.yielding, self.spell) = (offered, false, self.spell + 1);
+        if self.generation != 0 {
+            self.report(stage);
+        }
+        if let Some(grace) = grace {
+            self.put(stage, grace, Timer::Yield { spell: self.spell });
         }
     }
 
@@ -199,11 +275,15 @@ impl Helper {
     pub fn lost(&mut self, stage: &mut Stage) {
         stage.log(|| format!("helper {} lost its stream", self.which));
         (self.connection, self.generation, self.abandoning) = (None, 0, true);
-        for lease in self.running.keys().copied().collect::<Vec<_>>() {
-            self.cancel(stage, lease);
-        }
+        self.cancel_all(stage);
         if self.running.is_empty() {
             self.rest(stage);
+        }
+    }
+
+    fn cancel_all(&mut self, stage: &mut Stage) {
+        for lease in self.running.keys().copied().collect::<Vec<_>>() {
+            self.cancel(stage, lease);
         }
     }
 
@@ -280,5 +360,10 @@ impl Helper {
         let serial = self.serial;
         self.running.insert(lease, Running { serial, outcome, cancelled: false });
         self.put(stage, takes, Timer::Ends { lease, serial });
+        if self.yielding {
+            // It is looked at once a second.
+            let looks = stage.rng.wait(0, 1_000);
+            self.put(stage, looks, Timer::HandBack);
+        }
     }
 }

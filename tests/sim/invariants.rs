@@ -1,27 +1,27 @@
 //! What must hold after every step of the pool, checked against a model that sees only events and effects.
 //!
 //! What each event and effect must be stands here, what the state must be after a step in `bounds.rs`, who is served in
-//! `fairness.rs`.
+//! `fairness.rs`, who may be given how much in `trust.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use dbuild_coordinator::pool::{
     Effect, Event, HelperId, LeaseId, Limits, Outcome, Owner, Pool, Properties, Request, TaskId, Time,
 };
 
-use super::fairness::{Fairness, charge};
+use super::fairness::Fairness;
+use super::trust::Trust;
 use super::wire::{Counts, Value};
-
-/// `PATIENCE` of the pool's `queue.rs`.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Task {
     pub(super) request: Request,
     pub(super) watchers: u32,
     /// Since when nobody watches.
     pub(super) unwatched: Option<Time>,
+    /// Not counting those that were handed back; how many these were, and whether the last was one.
     pub(super) leases: u32,
+    pub(super) returns: u32,
+    pub(super) returned: bool,
     /// None: it waits, since then.
     pub(super) running: Option<LeaseId>,
     pub(super) since: Time,
@@ -33,6 +33,7 @@ pub(super) struct Task {
 pub(super) struct Helper {
     pub(super) name: String,
     pub(super) slots: u32,
+    pub(super) offered: u32,
     pub(super) properties: Properties,
     pub(super) heard: Time,
     pub(super) held: BTreeMap<LeaseId, Held>,
@@ -66,13 +67,19 @@ pub struct Audit {
     pub(super) lost: VecDeque<Time>,
     pub(super) finished: VecDeque<Time>,
     pub(super) fairness: Fairness,
-    /// What helpers must have that none has, and since when.
+    /// What no helper that takes work has, and since when.
     pub(super) wanted: BTreeMap<Properties, Time>,
+    /// Names of helpers that were there, and of those that get no more work.
+    pub(super) known: BTreeSet<String>,
+    pub(super) drained: BTreeSet<String>,
+    pub(super) trust: Trust,
 }
 
 /// What an event says beyond its effects.
 pub struct Before {
     submitted: Option<Request>,
+    /// A helper whose supervisor says that it is gone.
+    gone: Option<HelperId>,
 }
 
 impl Audit {
@@ -130,21 +137,15 @@ impl Audit {
     /// Takes in an event before the pool does.
     pub fn before<R>(&mut self, now: Time, event: &Event<R>) -> Before {
         self.release(now);
-        let mut submitted = None;
+        let (mut submitted, mut gone) = (None, None);
         match event {
             Event::Attach { helper, name, slots, properties } => {
                 let (held, name) = (BTreeMap::new(), name.to_string());
-                let helper_is =
-                    Helper { name, slots: *slots, properties: properties.clone(), heard: now, held };
-                self.helpers.insert(*helper, helper_is);
+                let (slots, offered, properties) = (*slots, u32::MAX, properties.clone());
+                self.helpers.insert(*helper, Helper { name, slots, offered, properties, heard: now, held });
             }
             Event::Detach { helper, .. } => self.drop_helper(now, *helper),
-            Event::Finish { helper, lease, .. } => {
-                if let Some(held) = self.helpers.get_mut(helper).and_then(|helper| helper.held.remove(lease))
-                {
-                    self.settle(now, held);
-                }
-            }
+            Event::Finish { helper, lease, verdict } => self.judged(now, *helper, *lease, verdict),
             Event::Submit(request) => submitted = Some(request.clone()),
             Event::Join { task } => {
                 self.tasks
@@ -157,43 +158,22 @@ impl Audit {
                     task.unwatched = (task.watchers == 0).then_some(now);
                 });
             }
-            Event::Report { helper, .. } => {
-                self.helpers.entry(*helper).and_modify(|helper| helper.heard = now);
+            Event::Report { helper, report } => self.heard(now, *helper, report.0.offered),
+            Event::Said { name, report, up } => {
+                let of = self.helpers.iter().find(|(_, helper)| *helper.name == **name).map(|(id, _)| *id);
+                of.into_iter().for_each(|id| self.heard(now, id, report.0.offered));
+                gone = of.filter(|_| !up);
             }
-            Event::Said { .. } | Event::Drain { .. } | Event::Tick => {}
+            Event::Drain { name, drained: true } => self.drained.extend(self.known.get(&**name).cloned()),
+            Event::Drain { name, drained: false } => drop(self.drained.remove(&**name)),
+            Event::Tick => {}
         }
-        Before { submitted }
+        Before { submitted, gone }
     }
 
-    /// Cancelled leases that waited long enough.
-    fn release(&mut self, now: Time) {
-        let mut freed = Vec::new();
-        for helper in self.helpers.values_mut() {
-            let due: Vec<_> = helper
-                .held
-                .iter()
-                .filter(|(_, held)| held.until.is_some_and(|until| until <= now))
-                .map(|(lease, _)| *lease)
-                .collect();
-            freed.extend(due.into_iter().filter_map(|lease| Some((lease, helper.held.remove(&lease)?))));
-        }
-        for (lease, held) in freed {
-            self.released.insert((self.run, lease), now);
-            self.settle(now, held);
-        }
-    }
-
-    fn settle(&mut self, now: Time, held: Held) {
-        self.fairness.ended(&held.owner, held.priority, held.charged, now - held.begun);
-        if let Some(task) = held.task.and_then(|task| self.tasks.get_mut(&task)) {
-            task.running = None;
-        }
-    }
-
-    fn drop_helper(&mut self, now: Time, helper: HelperId) {
-        let Some(gone) = self.helpers.remove(&helper) else { return };
-        self.lost.push_back(now);
-        gone.held.into_values().for_each(|held| self.settle(now, held));
+    fn heard(&mut self, now: Time, helper: HelperId, offered: Option<u32>) {
+        let Some(helper) = self.helpers.get_mut(&helper) else { return };
+        (helper.heard, helper.offered) = (now, offered.unwrap_or(u32::MAX));
     }
 
     /// Takes in what the pool says to that event, and looks at everything.
@@ -217,12 +197,16 @@ impl Audit {
                         self.accepted(now, *task, *merged, request.clone());
                     }
                 }
-                Effect::Declined(_) => replies += 1,
+                Effect::Declined(outcome) => {
+                    replies += 1;
+                    if let Some(request) = &before.submitted {
+                        self.declined(now, limits, request, outcome);
+                    }
+                }
                 Effect::Lease { helper, lease, task, .. } => self.leased(now, limits, *helper, *lease, *task),
-                Effect::Cancel { helper, lease } => self.cancelled(now + limits.cancel_wait, *helper, *lease),
+                Effect::Cancel { helper, lease } => self.cancelled(now, limits, *helper, *lease),
                 Effect::Requeued { task } => {
-                    *counts.entry("attempts after a failed one").or_default() += 1;
-                    self.requeued(now, *task);
+                    *counts.entry(self.requeued(now, *task)).or_default() += 1;
                 }
                 Effect::Answer { task, outcome } => self.answered(now, limits, *task, outcome),
                 Effect::Forgotten { task } => {
@@ -233,12 +217,16 @@ impl Audit {
                     let once = self.ended.insert(*task);
                     self.check(unwatched && once, || format!("forgot {task:?}, which is watched or over"));
                 }
-                Effect::SetAside { .. } => {}
+                Effect::SetAside { helper, wait, .. } => self.set_aside(helper, *wait, counts),
                 Effect::Close { helper, .. } => self.drop_helper(now, *helper),
             }
         }
         self.check(replies == usize::from(submitted), || format!("{replies} replies to one event"));
-        self.check_capacity();
+        self.known.extend(self.helpers.values().map(|helper| helper.name.clone()));
+        let gone = before.gone.is_none_or(|gone| !self.helpers.contains_key(&gone));
+        self.check(gone, || "a helper counts whose supervisor said that it is gone".into());
+        self.check_trust(counts);
+        self.check_capacity(now);
         self.check_waits(now, limits);
         self.check_bounds(now, pool, limits);
         let waiting = self.tasks.values().filter(|task| task.running.is_none());
@@ -261,96 +249,22 @@ impl Audit {
             return self.check(same, || format!("{id:?} is another action than what was merged into it"));
         }
         let (tried, last) = (BTreeSet::new(), String::new());
+        let (watchers, leases, returns, returned) = (1, 0, 0, false);
+        let (unwatched, running, since) = (None, None, now);
         let task =
-            Task { request, watchers: 1, unwatched: None, leases: 0, running: None, since: now, tried, last };
+            Task { request, watchers, unwatched, leases, returns, returned, running, since, tried, last };
         self.tasks.insert(id, task);
     }
 
-    /// Who may run the task now, by the rule that those come last who failed it before.
-    pub(super) fn able(&self, task: &Task) -> Vec<HelperId> {
-        let fits = |helper: &&Helper| {
-            let mut wants = task.request.properties.iter();
-            wants.all(|(name, value)| helper.properties.get(name) == Some(value))
-        };
-        let able: Vec<_> = self.helpers.iter().filter(|(_, helper)| fits(helper)).collect();
-        let fresh: Vec<_> = able
-            .iter()
-            .filter(|(_, helper)| !task.tried.contains(&helper.name))
-            .map(|(id, _)| **id)
-            .collect();
-        if fresh.is_empty() { able.into_iter().map(|(id, _)| *id).collect() } else { fresh }
-    }
-
-    fn leased(&mut self, now: Time, limits: &Limits, to: HelperId, lease: LeaseId, id: TaskId) {
-        let Some(task) = self.tasks.get(&id) else { return self.broken(format!("leased {id:?}, unknown")) };
-        let (able, idle) = (self.able(task).contains(&to), task.running.is_none());
-        let first = self.head(now, task);
-        self.check(able, || format!("{id:?} went to {to:?}, which must not have it"));
-        self.check(idle, || format!("{id:?} runs twice at a time"));
-        self.check(first == Some(id), || format!("{id:?} was served before {first:?} of its line"));
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        task.leases += 1;
-        task.running = Some(lease);
-        let (attempts, owner, priority) = (task.leases, task.request.owner.clone(), task.request.priority);
-        let charged = charge(task.request.expected, priority);
-        let expires = now + task.request.timeout + limits.lease_slack;
-        let Some(helper) = self.helpers.get_mut(&to) else { return };
-        task.last.clone_from(&helper.name);
-        self.fairness.served(&owner, charged);
-        let held = Held { task: Some(id), until: None, expires, owner, priority, charged, begun: now };
-        let new = helper.held.insert(lease, held).is_none();
-        let (held, slots) = (helper.held.len(), helper.slots as usize);
-        self.check(new, || format!("{lease:?} was given out twice"));
-        self.check(held <= slots, || format!("slots oversold: {held} of {slots} at {to:?}"));
-        self.check(attempts <= limits.attempts, || format!("{id:?} had {attempts} attempts"));
-    }
-
-    /// Whose turn it is among the waiting tasks of the same build that the same helpers may run: by priority; the oldest
-    /// if it waited for [`PATIENCE`], else the longest.
-    fn head(&self, now: Time, like: &Task) -> Option<TaskId> {
-        let line = self.tasks.iter().filter(|(_, task)| {
-            task.running.is_none()
-                && task.request.owner == like.request.owner
-                && task.request.properties == like.request.properties
-                && task.tried == like.tried
-        });
-        let line: Vec<_> = line.collect();
-        let best = line.iter().map(|(_, task)| task.request.priority).min()?;
-        let mut line = line.into_iter().filter(|(_, task)| task.request.priority == best);
-        let (oldest, task) = line.next()?;
-        if now - task.since >= PATIENCE {
-            return Some(*oldest);
+    fn declined(&mut self, now: Time, limits: &Limits, request: &Request, outcome: &Outcome<Value>) {
+        match outcome {
+            Outcome::Full { .. } => {
+                let tasks = self.tasks.len();
+                self.check(tasks >= limits.tasks, || format!("declined with {tasks} tasks as full"));
+            }
+            Outcome::Unmatched(_) | Outcome::Closed(_) => self.nobody(now, &request.properties, outcome),
+            _ => self.broken(format!("declined as {outcome:?}")),
         }
-        let length = |task: &Task| task.request.expected.unwrap_or_default();
-        let longest =
-            line.fold(
-                (oldest, task),
-                |longest, next| {
-                    if length(next.1) > length(longest.1) { next } else { longest }
-                },
-            );
-        Some(*longest.0)
-    }
-
-    fn cancelled(&mut self, until: Time, helper: HelperId, lease: LeaseId) {
-        let held = self.helpers.get_mut(&helper).and_then(|helper| helper.held.get_mut(&lease));
-        let Some(held) = held else { return self.broken(format!("cancelled {lease:?}, which is not held")) };
-        held.until = Some(until);
-        let task = held.task.take();
-        if let Some(task) = task.and_then(|task| self.tasks.get_mut(&task)) {
-            task.running = None;
-        }
-        self.check(task.is_some(), || format!("cancelled {lease:?} twice"));
-    }
-
-    fn requeued(&mut self, now: Time, id: TaskId) {
-        let Some(task) = self.tasks.get_mut(&id) else {
-            return self.broken(format!("requeued {id:?}, unknown"));
-        };
-        task.tried.insert(task.last.clone());
-        task.since = now;
-        let idle = task.running.is_none();
-        self.check(idle, || format!("requeued {id:?}, which runs"));
     }
 
     fn answered(&mut self, now: Time, limits: &Limits, id: TaskId, outcome: &Outcome<Value>) {
@@ -370,11 +284,9 @@ impl Audit {
                 let all = *attempts == limits.attempts && task.leases == limits.attempts;
                 self.check(all, || format!("{id:?} is exhausted after {} attempts", task.leases));
             }
-            Outcome::NoHelper | Outcome::Unmatched(_) => {
-                let alone = self.able(&task).is_empty();
-                self.check(alone, || format!("{id:?} ended as {outcome:?}, but a helper could run it"));
+            Outcome::NoHelper | Outcome::Unmatched(_) | Outcome::Closed(_) => {
+                self.nobody(now, &task.request.properties, outcome);
             }
-            Outcome::Closed(_) => {}
             Outcome::Full { .. } => self.broken(format!("{id:?} was accepted and then declined")),
         }
     }

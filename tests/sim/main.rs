@@ -14,9 +14,12 @@ mod coordinator;
 mod fairness;
 mod helper;
 mod invariants;
+mod leases;
 mod network;
 mod stage;
+mod trust;
 mod wire;
+mod words;
 mod world;
 
 use std::collections::BTreeMap;
@@ -37,7 +40,7 @@ const FOUND: [u64; 2] = [
 ];
 
 /// What every run has to have seen: a history in which nothing happens proves nothing.
-const MUST_HAPPEN: [&str; 35] = [
+const MUST_HAPPEN: [&str; 46] = [
     // What clients do.
     "actions",
     "cancellations",
@@ -57,7 +60,12 @@ const MUST_HAPPEN: [&str; 35] = [
     "exhausted",
     "unmatched",
     "without any helper",
+    "without a helper that takes work",
     "declined by a full pool",
+    "attempts after one was handed back",
+    "tasks handed back too often",
+    "helpers set aside",
+    "helpers trusted again",
     "tasks that nobody waited for",
     // Faults.
     "helpers started",
@@ -65,6 +73,12 @@ const MUST_HAPPEN: [&str; 35] = [
     "idle helpers lost",
     "helpers that became slow or fast",
     "hosts frozen",
+    "helpers that offer less or yield",
+    "helpers that yield",
+    "busy helpers that yield",
+    "helpers drained",
+    "helpers resumed",
+    "supervisors that say that a worker is gone",
     "helpers refused",
     "names taken twice",
     "coordinator restarts",

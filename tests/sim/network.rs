@@ -109,6 +109,11 @@ impl Network {
         self.links[host].frozen
     }
 
+    /// Whether a word of the host, beside its connections, arrives.
+    pub fn hears(&self, host: Host) -> bool {
+        !self.links[host].frozen && !self.links[host].cut[End::Coordinator as usize]
+    }
+
     /// Packets that are under way to the peer: what the coordinator's outbox and the transport's windows hold.
     pub fn under_way(&self, id: ConnId) -> usize {
         self.connections.get(&id).map_or(0, |connection| connection.pipes[End::Peer as usize].packets.len())

@@ -3,16 +3,35 @@
 use super::clock::{Agenda, Rng, Time};
 use super::invariants::Audit;
 use super::network::{ConnId, End, Network};
-use super::wire::Counts;
+use super::wire::{Counts, Word};
 use super::{client, coordinator, helper};
 
 #[derive(Debug)]
 pub enum Happening {
-    Arrive { id: ConnId, to: End },
-    Suspect { id: ConnId, end: End, epoch: u64 },
-    Helper { which: usize, life: u32, timer: helper::Timer },
-    Client { which: usize, timer: client::Timer },
-    Coordinator { run: u32, timer: coordinator::Timer },
+    Arrive {
+        id: ConnId,
+        to: End,
+    },
+    Suspect {
+        id: ConnId,
+        end: End,
+        epoch: u64,
+    },
+    Helper {
+        which: usize,
+        life: u32,
+        timer: helper::Timer,
+    },
+    Client {
+        which: usize,
+        timer: client::Timer,
+    },
+    /// What somebody says of a helper beside its stream arrives.
+    Said(Word),
+    Coordinator {
+        run: u32,
+        timer: coordinator::Timer,
+    },
     Chaos(super::chaos::Fault),
 }
 

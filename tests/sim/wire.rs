@@ -63,7 +63,10 @@ pub enum Message {
         slots: u32,
         system: &'static str,
     },
-    State,
+    /// How many of its slots it offers; None: all.
+    State {
+        offered: Option<u32>,
+    },
     Result {
         lease: LeaseId,
         outcome: Outcome,
@@ -120,6 +123,14 @@ pub enum Outcome {
     Broken,
     /// All slots are taken.
     Full,
+}
+
+/// What a supervisor says of a helper; not `up`: that its worker is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Word {
+    pub name: u64,
+    pub offered: Option<u32>,
+    pub up: bool,
 }
 
 /// Numbers of something by its name.

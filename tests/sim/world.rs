@@ -38,6 +38,9 @@ pub struct World {
 /// process (15 s), a task's wait for its class of helpers, and what is left of the faults that were under way.
 const SETTLES: Duration = ms(120_000);
 
+/// The longest time that a helper is set aside (`WAITS` of the pool's `trust.rs`).
+const ASIDE: Duration = ms(300_000);
+
 impl World {
     pub fn new(seed: u64, loud: bool) -> World {
         let mut rng = Rng::new(seed);
@@ -91,6 +94,12 @@ impl World {
                 (helper.slots, helper.slowness, helper.stubborn) = (helper.slots.min(2), 100, 300);
             }
         }
+        if !crowded && self.stage.rng.chance(5) {
+            // All hand back what they offer to take: that must not go on for ever.
+            for helper in &mut self.helpers {
+                helper.offer(&mut self.stage, None, Some(ms(5_000)));
+            }
+        }
         let contents = self.stage.rng.between(10, 2000);
         for which in 0..clients as usize {
             let rng = &mut self.stage.rng;
@@ -126,7 +135,7 @@ impl World {
             if calm.is_none() && at >= self.weather.lasts {
                 self.stage.now = self.weather.lasts;
                 self.calm();
-                calm = Some(self.stage.now + SETTLES + self.left_to_do());
+                calm = Some(self.stage.now + SETTLES + ASIDE + self.left_to_do());
                 self.stage.agenda.put(at, event);
                 continue;
             }
@@ -194,6 +203,11 @@ impl World {
                 }
                 if client.up {
                     client.on_timer(&mut self.stage, timer);
+                }
+            }
+            Happening::Said(word) => {
+                if self.coordinator.up {
+                    self.coordinator.said(&mut self.stage, word);
                 }
             }
             Happening::Coordinator { run, timer } => {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use dbuild_proto::DigestFunction;
+use dbuild_proto::pool::State;
 use proptest::prelude::*;
 
 use super::*;
@@ -14,8 +15,10 @@ use super::*;
 enum Move {
     Attach { name: u8, slots: u32, system: bool },
     Detach { which: usize },
-    Report { which: usize },
-    Finish { which: usize, fault: bool },
+    Report { which: usize, offered: Option<u32> },
+    Said { name: u8, offered: Option<u32>, up: bool },
+    Drain { name: u8, drained: bool },
+    Finish { which: usize, verdict: u8 },
     Forge { helper: u64, lease: u64 },
     Submit { content: u8, priority: i32, merge: bool, system: bool },
     Join { which: usize },
@@ -28,8 +31,10 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => (0..4u8, 1..4u32, any::<bool>())
             .prop_map(|(name, slots, system)| Move::Attach { name, slots, system }),
         1 => any::<usize>().prop_map(|which| Move::Detach { which }),
-        2 => any::<usize>().prop_map(|which| Move::Report { which }),
-        6 => (any::<usize>(), any::<bool>()).prop_map(|(which, fault)| Move::Finish { which, fault }),
+        4 => (any::<usize>(), offers()).prop_map(|(which, offered)| Move::Report { which, offered }),
+        1 => (0..4u8, offers(), any::<bool>()).prop_map(|(name, offered, up)| Move::Said { name, offered, up }),
+        1 => (0..4u8, any::<bool>()).prop_map(|(name, drained)| Move::Drain { name, drained }),
+        7 => (any::<usize>(), 0..5u8).prop_map(|(which, verdict)| Move::Finish { which, verdict }),
         1 => (0..9u64, 0..40u64).prop_map(|(helper, lease)| Move::Forge { helper, lease }),
         8 => (0..12u8, -2..3i32, any::<bool>(), any::<bool>()).prop_map(|(content, priority, merge, system)| {
             Move::Submit { content, priority, merge, system }
@@ -39,6 +44,14 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => (0..4000u64).prop_map(|ms| Move::Wait { ms }),
     ];
     prop::collection::vec(one, 0..120)
+}
+
+fn offers() -> impl Strategy<Value = Option<u32>> {
+    prop_oneof![2 => Just(None), 1 => (0..3u32).prop_map(Some)]
+}
+
+fn report(offered: Option<u32>) -> Report {
+    Report(State { offered, ..State::default() }.into())
 }
 
 const LIMITS: Limits = Limits {
@@ -60,10 +73,12 @@ fn system(linux: bool) -> Properties {
 struct Model {
     now: Time,
     next_helper: u64,
-    /// Slots of the connected helpers and the leases that each holds: uncancelled ones and those whose
+    /// Slots that connected helpers offer (of those that they have, see `slots`), and the leases that each holds: uncancelled ones and those whose
     /// cancellation was neither confirmed nor waited for.
     helpers: HashMap<HelperId, (u32, HashMap<LeaseId, Held>)>,
+    slots: HashMap<HelperId, u32>,
     names: HashMap<HelperId, Arc<str>>,
+    drained: HashSet<Arc<str>>,
     /// Until when helpers of these names get nothing.
     aside: HashMap<Arc<str>, Time>,
     live: HashMap<TaskId, Live>,
@@ -73,7 +88,9 @@ struct Model {
 #[derive(Default)]
 struct Live {
     watchers: u32,
+    /// Not counting those that were handed back.
     leases: u32,
+    returns: u32,
     running: Option<LeaseId>,
 }
 
@@ -86,16 +103,40 @@ impl Model {
     fn step(&mut self, pool: &mut Pool<TaskId>, event: Event<TaskId>) -> Vec<Effect<TaskId>> {
         let event_helper = match &event {
             Event::Attach { helper, slots, .. } => {
+                self.slots.insert(*helper, *slots);
                 self.helpers.insert(*helper, (*slots, HashMap::new()));
                 None
             }
             Event::Detach { helper, .. } => Some(*helper),
-            Event::Finish { helper, lease, .. } => {
-                if let Some((_, held)) = self.helpers.get_mut(helper)
+            Event::Report { helper, report } => {
+                self.offers(*helper, report);
+                None
+            }
+            Event::Said { name, report, up } => {
+                let named = self.helpers.keys().find(|helper| self.names[*helper] == *name).copied();
+                named.into_iter().for_each(|helper| self.offers(helper, report));
+                named.filter(|_| !up)
+            }
+            Event::Drain { name, drained } => {
+                if !drained {
+                    self.drained.remove(name);
+                } else if pool.knows(name) {
+                    self.drained.insert(name.clone());
+                }
+                None
+            }
+            Event::Finish { helper, lease, verdict } => {
+                if let Some((offered, held)) = self.helpers.get_mut(helper)
                     && let Some(Held::Running(task)) = held.remove(lease)
                     && let Some(live) = self.live.get_mut(&task)
                 {
                     live.running = None;
+                    if matches!(verdict, Verdict::Return(_)) {
+                        *offered = 0;
+                        if live.returns < RETURNS {
+                            (live.returns, live.leases) = (live.returns + 1, live.leases - 1);
+                        }
+                    }
                 }
                 None
             }
@@ -161,10 +202,17 @@ impl Model {
         assert!(aside <= self.now, "leased to a helper that is set aside");
         assert!(held.insert(lease, Held::Running(task)).is_none(), "lease ids are new");
         assert!(held.len() <= *slots as usize, "slots oversold");
+        assert!(!self.drained.contains(&self.names[&helper]), "leased to a helper that is drained");
         let live = self.live.get_mut(&task).expect("only what lives is leased");
         live.leases += 1;
         assert!(live.leases <= LIMITS.attempts, "too many attempts");
         assert!(live.running.replace(lease).is_none(), "runs twice at a time");
+    }
+
+    fn offers(&mut self, helper: HelperId, report: &Report) {
+        if let Some((offered, _)) = self.helpers.get_mut(&helper) {
+            *offered = self.slots[&helper].min(report.0.offered.unwrap_or(u32::MAX));
+        }
     }
 
     fn drop_helper(&mut self, helper: HelperId) {
@@ -209,14 +257,19 @@ impl Model {
         Some(match chosen {
             Move::Attach { name, slots, system } => self.attach(name, slots, system),
             Move::Detach { which } => Event::Detach { helper: self.helper(which)?, reason: "test".into() },
-            Move::Report { which } => {
-                Event::Report { helper: self.helper(which)?, report: Report::default() }
+            Move::Report { which, offered } => {
+                Event::Report { helper: self.helper(which)?, report: report(offered) }
             }
-            Move::Finish { which, fault } => {
+            Move::Said { name, offered, up } => {
+                Event::Said { name: format!("h{name}").into(), report: report(offered), up }
+            }
+            Move::Drain { name, drained } => Event::Drain { name: format!("h{name}").into(), drained },
+            Move::Finish { which, verdict } => {
                 let (helper, lease, task) = self.held(which)?;
-                let verdict = match task {
-                    Some(task) if !fault => Verdict::Answer(task),
-                    _ => Verdict::Retry("test".into()),
+                let verdict = match (task, verdict) {
+                    (Some(task), 0..2) => Verdict::Answer(task),
+                    (_, ..4) => Verdict::Retry("test".into()),
+                    _ => Verdict::Return("test".into()),
                 };
                 Event::Finish { helper, lease, verdict }
             }

@@ -214,6 +214,7 @@ impl<R> Pool<R> {
 
     fn lose(&mut self, now: Time, helper: HelperId, reason: &str) {
         let Some(gone) = self.roster.remove(now, helper) else { return };
+        self.dismiss(helper, &gone.name);
         // Before its own tasks come back: they must not make a lane stranded whose other tasks are not told.
         self.strand(now);
         // However many leases it held, it was lost once.

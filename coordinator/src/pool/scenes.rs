@@ -410,6 +410,31 @@ fn a_new_connection_does_not_make_a_helper_trusted() {
 }
 
 #[test]
+fn a_helper_that_is_set_aside_has_one_deadline_more_however_often_it_comes_back() {
+    let mut pool = pool();
+    mars_is_set_aside(&mut pool);
+    let before = pool.sizes().deadlines;
+    for n in 1..9 {
+        pool.step(at(0), Event::Detach { helper: HelperId(n), reason: "restarted".into() });
+        pool.step(at(0), attach(n + 1, "mars", 2));
+    }
+    // One for each helper that may be silent.
+    assert_eq!(pool.sizes().deadlines, before + 8);
+}
+
+#[test]
+fn two_tasks_that_nobody_can_run_set_no_helper_aside() {
+    let mut pool: TestPool = Pool::new(Limits { attempts: 9, ..limits() });
+    pool.step(at(0), attach(1, "mars", 2));
+    pool.step(at(0), Event::Submit(request("a")));
+    pool.step(at(0), Event::Submit(request("b")));
+    for lease in 1..=6 {
+        pool.step(at(0), finish(1, lease, Verdict::Retry("disk full".into())));
+    }
+    assert_eq!(pool.helpers(at(0))[0].standing, HelperStanding::Trusted);
+}
+
+#[test]
 fn a_helper_that_is_lost_with_what_it_holds_again_and_again_is_set_aside() {
     let mut pool = pool();
     for round in 1..=3 {

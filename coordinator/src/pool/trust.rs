@@ -4,14 +4,14 @@
 //! again is set aside like one that answers with faults. What counts are faults of *different* tasks without a success
 //! between them: one task that nobody can run says nothing of helpers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Effect, HelperId, Pool, TaskId, Time};
 
-/// So many tasks in a row that a helper fails set it aside.
-const FAULTS: u32 = 3;
+/// So many different tasks that a helper fails, and none that it does between them, set it aside.
+const FAULTS: usize = 3;
 
 /// How long it is set aside: doubled from the first to the longest while it proves nothing.
 const WAITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
@@ -33,12 +33,11 @@ pub enum Standing {
     OnTrial,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum State {
-    /// Tasks that it failed since its last success, and the last of them.
+    /// Tasks that it failed since its last success, fewer than [`FAULTS`].
     Doubted {
-        faults: u32,
-        last: TaskId,
+        failed: BTreeSet<TaskId>,
     },
     Aside {
         until: Time,
@@ -48,7 +47,7 @@ enum State {
     },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Record {
     state: State,
     /// How often it was set aside without a success since.
@@ -70,15 +69,15 @@ impl Trust {
         if self.records.len() >= RECORDS && !self.records.contains_key(name) {
             return None;
         }
-        let new = Record { state: State::Doubted { faults: 0, last: TaskId(0) }, rounds: 0, noted: now };
+        let new = Record { state: State::Doubted { failed: BTreeSet::new() }, rounds: 0, noted: now };
         let record = self.records.entry(name.clone()).or_insert(new);
         record.noted = now;
         let enough = match &mut record.state {
-            State::Doubted { faults, last } if *last != task => {
-                (*faults, *last) = (*faults + 1, task);
-                *faults >= FAULTS
+            State::Doubted { failed } => {
+                failed.insert(task);
+                failed.len() >= FAULTS
             }
-            State::Doubted { .. } | State::Aside { .. } => false,
+            State::Aside { .. } => false,
             // What it was given before it was set aside is no part of its trial.
             State::Trial { since } => begun >= *since,
         };
@@ -92,8 +91,8 @@ impl Trust {
 
     /// The helper did what it was given at `begun`; true if it is trusted again because of that.
     pub fn succeeded(&mut self, name: &Arc<str>, begun: Time) -> bool {
-        match self.records.get(name).map(|record| record.state) {
-            Some(State::Trial { since }) if begun >= since => self.records.remove(name).is_some(),
+        match self.records.get(name).map(|record| &record.state) {
+            Some(State::Trial { since }) if begun >= *since => self.records.remove(name).is_some(),
             Some(State::Doubted { .. }) => {
                 self.records.remove(name);
                 false
@@ -104,17 +103,24 @@ impl Trust {
 
     /// Until when the helper is set aside; lets the trial begin of one whose time is over.
     pub fn aside_until(&mut self, now: Time, name: &Arc<str>) -> Option<Time> {
-        let record = self.records.get_mut(name)?;
-        let State::Aside { until } = record.state else { return None };
+        let until = self.until(name)?;
         if until > now {
             return Some(until);
         }
-        record.state = State::Trial { since: now };
+        self.records.get_mut(name)?.state = State::Trial { since: now };
         None
     }
 
+    /// Until when the helper is set aside, as long as its trial has not begun.
+    fn until(&self, name: &Arc<str>) -> Option<Time> {
+        match self.records.get(name)?.state {
+            State::Aside { until } => Some(until),
+            _ => None,
+        }
+    }
+
     pub fn standing(&self, now: Time, name: &Arc<str>) -> Standing {
-        match self.records.get(name).map(|record| record.state) {
+        match self.records.get(name).map(|record| &record.state) {
             None | Some(State::Doubted { .. }) => Standing::Trusted,
             Some(State::Aside { until }) => Standing::SetAside(until.saturating_sub(now)),
             Some(State::Trial { .. }) => Standing::OnTrial,
@@ -135,6 +141,13 @@ impl<R> Pool<R> {
         };
         self.roster.allow(helper, allowed);
         self.strand(now);
+    }
+
+    /// The helper is gone: that it may be looked at again is nothing to wait for.
+    pub(super) fn dismiss(&mut self, helper: HelperId, name: &Arc<str>) {
+        if let Some(until) = self.trust.until(name) {
+            self.deadlines.remove(&(until, super::lapse::Deadline::Trial(helper)));
+        }
     }
 
     /// The helper of this name failed the task of a lease that was given at `begun`: it may be set aside for it.
@@ -187,10 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn one_task_that_always_fails_sets_nobody_aside() {
+    fn two_tasks_that_always_fail_set_nobody_aside() {
         let (mut trust, name) = (Trust::default(), Arc::from("mars"));
-        for _ in 0..100 {
-            assert_eq!(trust.failed(at(0), &name, TaskId(7), at(0)), None);
+        for turn in 0..100 {
+            assert_eq!(trust.failed(at(0), &name, TaskId(7 + turn % 2), at(0)), None);
         }
     }
 
