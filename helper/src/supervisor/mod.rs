@@ -192,7 +192,12 @@ impl Worker {
         let (program, args) = words.split_first().ok_or_else(|| std::io::Error::other("no command"))?;
         let mut command = Command::new(program);
         // A group of its own: an interrupt at the terminal is for the supervisor, and all of it can be killed at once.
-        command.arg0("dbuild").args(args).arg(coordinator).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
+        command
+            .arg0("dbuild")
+            .args(args)
+            .arg(coordinator)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .process_group(0);
         let child = command.spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.ok_or_else(|| std::io::Error::other("the worker has no process id"))?;
