@@ -142,8 +142,9 @@ pub struct At {
 #[derive(Debug, Args)]
 pub struct Serve {
     /// URL of the coordinator, for example http://10.0.0.1:8980; or of the database that knows who leads, redis://HOST:PORT/NUMBER
+    /// (default: DBUILD_COORDINATOR, which other users of this machine cannot read)
     #[arg(long, value_name = "URL")]
-    pub coordinator: String,
+    pub coordinator: Option<String>,
     /// Name in the pool (default: the host's name)
     #[arg(long)]
     pub name: Option<String>,
@@ -203,9 +204,10 @@ fn parse_state(text: &str) -> Result<StateBy, String> {
         "shared" => Ok(StateBy::Shared),
         "separate" => Ok(StateBy::Separate),
         _ if is_registry(text) => Ok(StateBy::Registry(text.to_owned())),
-        _ => Err(format!(
-            "{text:?} is neither shared, nor separate, nor the address of a database (redis://HOST:PORT/NUMBER)"
-        )),
+        _ => Err(
+            "it is neither shared, nor separate, nor the address of a database (redis://HOST:PORT/NUMBER)"
+                .into(),
+        ),
     }
 }
 

@@ -198,7 +198,8 @@ impl Shared {
         };
         let spec = self.spec(&job, &staged);
         let ran = async {
-            let ran = execute(&self.sandbox, spec, jobserver, &patience, Listener::new(heard)).await;
+            let ran =
+                execute(&self.sandbox, spec, jobserver, &patience, Listener::new(heard), &self.cpu_us).await;
             drop(seat);
             ran
         };
@@ -213,10 +214,6 @@ impl Shared {
             Ok(())
         });
         let (ran, _) = tokio::join!(ran, telling);
-        if let Ok(finished) = &ran {
-            let spent = finished.report.user_us.saturating_add(finished.report.system_us);
-            self.cpu_us.fetch_add(spent, Relaxed);
-        }
         // The mounts are gone with the action: the trees may go too.
         staged.trees.clear();
         // Where nothing is mounted an action may have changed what is kept; and one that was ended by force may, if

@@ -181,16 +181,12 @@ impl Agent<'_> {
             .map_err(|status| format!("{:?} {}", status.code(), status.message()))
     }
 
-    /// Hears what it is told of the machine; gives the state that is due for the coordinator, if it is this stream that
-    /// carries it.
+    /// Hears what it is told of the machine; gives the state if it is due for the coordinator.
     fn state(&mut self, interval: Duration) -> Option<State> {
         let told = self.told.borrow_and_update().clone();
         let state = told.state?;
         if state.mood() == Mood::Yielding {
             self.hand_back();
-        }
-        if !told.forward {
-            return None;
         }
         let due = self.reported.is_none_or(|(at, offered)| {
             // Samples do not come to the millisecond.

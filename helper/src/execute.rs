@@ -2,6 +2,7 @@
 //! and ends it on timeout or cancel. When this returns no process of the action is left.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -38,13 +39,15 @@ pub struct Patience {
     pub stdio_bytes: u64,
 }
 
-/// Runs `spec` in the sandbox, perhaps with a jobserver's pipe. `listener` hears what it prints on stderr.
+/// Runs `spec` in the sandbox, perhaps with a jobserver's pipe. `listener` hears what it prints on stderr; the processor time
+/// that it used is added to `spent_us`, however it ended.
 pub async fn execute(
     sandbox: &Sandbox,
     spec: Spec,
     jobserver: Option<[OwnedFd; 2]>,
     patience: &Patience,
     mut listener: Listener,
+    spent_us: &AtomicU64,
 ) -> Result<Finished, Trouble> {
     let started = SystemTime::now();
     let oom_kills = crate::state::oom_kills();
@@ -85,9 +88,12 @@ pub async fn execute(
     let Some((stdout, stderr, report)) = ran else {
         kill.kill().await;
         // The report says that the processes are gone, and their files at rest.
-        let _ = tokio::time::timeout(GRACE, reports.wait()).await;
+        if let Ok(Ok(report)) = tokio::time::timeout(GRACE, reports.wait()).await {
+            spent_us.fetch_add(report.user_us.saturating_add(report.system_us), Relaxed);
+        }
         return Err(early.unwrap_or(Trouble::Cancelled));
     };
+    spent_us.fetch_add(report.user_us.saturating_add(report.system_us), Relaxed);
     if let Some(failure) = &report.failure {
         let message = failure.sentence();
         return Err(if failure.program { Trouble::Bad(message) } else { Trouble::Infrastructure(message) });

@@ -150,6 +150,17 @@ pub enum HelperError {
     GaveUp(String),
 }
 
+impl HelperError {
+    /// Whether another try would end as this one did, until somebody changes something.
+    pub fn is_for_good(&self) -> bool {
+        use HelperError::{GaveUp, Io, Locked, Refused, Sandbox, Store, Url};
+        match self {
+            Url { .. } | Locked(_) | Sandbox(_) | Refused(_) => true,
+            Io(_) | Store(_) | GaveUp(_) => false,
+        }
+    }
+}
+
 /// Serves the coordinator until `shutdown` completes, in this process and without a supervisor. Reconnects for ever; an
 /// action whose stream was lost is abandoned. When this returns no action runs and no directory of an action is left.
 pub async fn run(config: HelperConfig, shutdown: impl Future<Output = ()>) -> Result<(), HelperError> {
@@ -158,7 +169,7 @@ pub async fn run(config: HelperConfig, shutdown: impl Future<Output = ()>) -> Re
     let mut sampler = state::Sampler::new(worker.data_dir());
     let samples = async {
         loop {
-            tell.send_replace(ToWorker { state: Some(sampler.sample(0).state), forward: true });
+            tell.send_replace(ToWorker { state: Some(sampler.sample(0).state) });
             tokio::time::sleep(agent::SAMPLE).await;
         }
     };

@@ -19,8 +19,8 @@ pub struct CpuTimes {
 #[derive(Debug)]
 pub struct Sampler {
     cpu: CpuTimes,
-    /// Clock ticks of the helper's own; the highest ever seen, because what a process used is forgotten between its end and
-    /// the news of it.
+    /// Clock ticks of the helper's own. What an action used is forgotten between its end and the news of it, so one sample
+    /// may be wrong.
     own: u64,
     network: Network,
     at: Instant,
@@ -53,7 +53,6 @@ impl Sampler {
     /// knows of actions.
     pub fn sample(&mut self, own: u64) -> Sample {
         let cpu: CpuTimes = read("/proc/stat", parse_stat);
-        let own = own.max(self.own);
         let cpu_percent = percent(self.cpu, cpu);
         let ours = |ticks: CpuTimes, own: u64| CpuTimes { busy: own, total: ticks.total };
         let own_cpu_percent = percent(ours(self.cpu, self.own), ours(cpu, own)).min(cpu_percent);

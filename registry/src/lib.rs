@@ -27,13 +27,19 @@ pub use follow::Leader;
 pub const TTL: Duration = Duration::from_secs(5);
 /// How long the database may take for one answer, connecting included.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Names that are read, and bytes of a record or of a URL.
+/// Names that are read, records at a time, and bytes of a record or of a URL.
 const MAX_HELPERS: usize = 4096;
+const MAX_PART: usize = 64;
 const MAX_RECORD: usize = 64 * 1024;
 const MAX_URL: usize = 1024;
 
 const LEADER: &str = "dbuild:leader";
 const HELPERS: &str = "dbuild:helpers";
+
+/// Keep the lead, and give it back, in one step each: only who has it may.
+const KEEP: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
+const GIVE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
 /// Why the database could not be used; fits "failed to …".
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +59,10 @@ pub type Result<T, E = RegistryError> = std::result::Result<T, E>;
 /// Whether a coordinator's address says that a database knows who it is.
 pub fn is_registry(url: &str) -> bool {
     ["redis://", "valkey://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+fn is_coordinator(url: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 /// One pool's database. Connects when it is first asked, and again after an error.
@@ -108,36 +118,41 @@ impl Registry {
         let mut members = cmd("SRANDMEMBER");
         // At most so many, whoever wrote how many.
         members.arg(HELPERS).arg(MAX_HELPERS);
-        let names: Vec<String> = self.ask(&members).await?;
-        if names.is_empty() {
-            return Ok(Vec::new());
+        let names: Vec<Vec<u8>> = self.ask(&members).await?;
+        let names: Vec<String> = names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect();
+        let mut found = Vec::new();
+        // In parts: nobody knows how large the records are.
+        for part in names.chunks(MAX_PART) {
+            self.read(part, &mut found).await?;
         }
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found)
+    }
+
+    /// Adds the good ones of these helpers' records, and takes the names of those out that have none.
+    async fn read(&self, names: &[String], found: &mut Vec<(String, HelperRecord)>) -> Result<()> {
         let mut get = cmd("MGET");
         names.iter().for_each(|name| {
             get.arg(helper_key(name));
         });
         let values: Vec<Option<Vec<u8>>> = self.ask(&get).await?;
-        let mut found = Vec::new();
         let mut gone = cmd("SREM");
         gone.arg(HELPERS);
         let mut any_gone = false;
-        for (name, value) in names.into_iter().zip(values) {
+        for (name, value) in names.iter().zip(values) {
             match value {
                 None => {
-                    gone.arg(&name);
+                    gone.arg(name);
                     any_gone = true;
                 }
                 Some(bytes) if bytes.len() <= MAX_RECORD => {
-                    found.extend(HelperRecord::decode(bytes.as_slice()).ok().map(|record| (name, record)));
+                    let record = HelperRecord::decode(bytes.as_slice()).ok();
+                    found.extend(record.map(|record| (name.clone(), record)));
                 }
                 Some(_) => {}
             }
         }
-        if any_gone {
-            self.ask::<()>(&gone).await?;
-        }
-        found.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(found)
+        if any_gone { self.ask::<()>(&gone).await } else { Ok(()) }
     }
 
     /// Takes the lead for [`TTL`] if nobody has it, or keeps it. Gives who leads now.
@@ -149,24 +164,18 @@ impl Registry {
         if taken.is_some() {
             return Ok(own.to_owned());
         }
-        // It may expire in between: then the next call takes it.
-        let leader = self.leader().await?.unwrap_or_default();
-        if leader == own {
-            let mut keep = cmd("PEXPIRE");
-            keep.arg(LEADER).arg(ttl);
-            self.ask::<()>(&keep).await?;
-        }
-        Ok(leader)
+        let mut keep = cmd("EVAL");
+        keep.arg(KEEP).arg(1).arg(LEADER).arg(own).arg(ttl);
+        self.ask::<()>(&keep).await?;
+        // It may have expired meanwhile: then the next call takes it.
+        Ok(self.leader().await?.unwrap_or_default())
     }
 
     /// Gives the lead back, so that nobody has to wait for its end.
     pub async fn resign(&self, own: &str) -> Result<()> {
-        if self.leader().await?.as_deref() == Some(own) {
-            let mut delete = cmd("DEL");
-            delete.arg(LEADER);
-            self.ask::<()>(&delete).await?;
-        }
-        Ok(())
+        let mut give = cmd("EVAL");
+        give.arg(GIVE).arg(1).arg(LEADER).arg(own);
+        self.ask::<()>(&give).await
     }
 
     /// The URL of the coordinator that leads, if one does.
@@ -175,7 +184,7 @@ impl Registry {
         get.arg(LEADER);
         let leader: Option<String> = self.ask(&get).await?;
         match leader {
-            Some(url) if url.len() > MAX_URL || url.contains(char::is_control) => {
+            Some(url) if url.len() > MAX_URL || url.contains(char::is_control) || !is_coordinator(&url) => {
                 Err(RegistryError::Odd("what stands there as the leader is not a URL"))
             }
             leader => Ok(leader),

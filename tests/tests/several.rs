@@ -205,7 +205,7 @@ fn another_coordinator_takes_over_in_the_middle_of_a_build() {
     // Without the database everything goes on: who led leads, and workers report by themselves.
     council.redis.kill().unwrap();
     council.redis.wait().unwrap();
-    wait_until("it is noticed", || council.log("helper-1").unwrap().contains("the worker reports meanwhile"));
+    wait_until("it is noticed", || council.log("helper-1").unwrap().contains("reach the state's database"));
     std::thread::sleep(std::time::Duration::from_secs(10));
     assert_eq!(online(council.list(Some(standby))), 2);
     build.fresh();

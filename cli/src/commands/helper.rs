@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dbuild_helper::supervisor::manners::{Manners, Mode};
 use dbuild_helper::supervisor::{Coordinator, Ended, PAUSED, Reporting, Supervision};
-use dbuild_helper::{HelperConfig, SandboxChoice};
+use dbuild_helper::{HelperConfig, HelperError, SandboxChoice};
 use dbuild_registry::is_registry;
 
 use crate::args::{self, At, Helper, Owner, Sandbox, Serve, StateBy, Worker};
@@ -22,14 +22,19 @@ pub fn run(args: Helper) -> Result<ExitCode> {
     }
 }
 
+/// A worker's exit code when another worker would end as well.
+const REFUSED: u8 = 124;
+
 /// The supervisor.
 fn supervise(args: Serve) -> Result<ExitCode> {
     super::log_to_stderr();
-    let config = worker(&args, check_url(args.coordinator.clone())?)?;
-    let coordinator = match is_registry(&args.coordinator) {
-        true => Coordinator::LeaderOf(args.coordinator.clone()),
-        false => Coordinator::At(args.coordinator.clone()),
-    };
+    let from_environment = || std::env::var("DBUILD_COORDINATOR").ok().filter(|url| !url.is_empty());
+    let url = args.coordinator.clone().or_else(from_environment).ok_or_else(|| {
+        CliError::new("a helper needs a coordinator")
+            .hint("Say --coordinator http://HOST:PORT, or set DBUILD_COORDINATOR.")
+    })?;
+    let config = worker(&args, check_url(url.clone())?)?;
+    let coordinator = if is_registry(&url) { Coordinator::LeaderOf(url) } else { Coordinator::At(url) };
     // Each argument once more, for the worker: the words of this very process. And this very program, whatever is installed
     // in its place meanwhile.
     let words = std::env::args_os().skip(2);
@@ -56,7 +61,8 @@ fn supervise(args: Serve) -> Result<ExitCode> {
         },
         coordinator,
         worker: ["/proc/self/exe".into(), "helper-worker".into()].into_iter().chain(words).collect(),
-        refusal: EXIT_FAILURE.into(),
+        refusal: REFUSED.into(),
+        failure: EXIT_FAILURE.into(),
     };
     let ended = super::small_runtime()?
         .block_on(async { dbuild_helper::supervise(supervision, super::asked_to_stop()).await });
@@ -71,8 +77,11 @@ pub fn work(args: Worker) -> Result<ExitCode> {
     super::log_to_stderr();
     let config = worker(&args.serve, check_url(args.leader)?)?;
     let mode = mode(args.serve.mode);
-    super::server_runtime()?.block_on(dbuild_helper::work(config, mode)).context("run the helper")?;
-    Ok(ExitCode::SUCCESS)
+    let ended = super::server_runtime()?.block_on(dbuild_helper::work(config, mode));
+    let for_good = ended.as_ref().is_err_and(HelperError::is_for_good);
+    let ended =
+        ended.context("run the helper").map_err(|error| if for_good { error.code(REFUSED) } else { error });
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 fn worker(args: &Serve, coordinator: String) -> Result<HelperConfig> {

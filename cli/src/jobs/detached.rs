@@ -76,7 +76,7 @@ impl Detached {
     }
 
     fn purpose(&self) -> Purpose<'_> {
-        Purpose { session: &self.session, expected: None }
+        Purpose { session: &self.session, expected: None, begun: None }
     }
 
     /// The answer at a job's end; it has a result. A coordinator that goes away meanwhile may come back.
@@ -87,6 +87,7 @@ impl Detached {
         })?;
         let mut lost_at = None;
         loop {
+            let asked = Instant::now();
             let why = match self.remote.wait_for(task, self.purpose()).await.map_err(said)? {
                 // Helpers come back some seconds after their coordinator.
                 Waited::Ended(response) if lost_at.is_some() && is_without_helpers(&response) => {
@@ -101,6 +102,10 @@ impl Detached {
                 }
                 Waited::Lost(why) => why,
             };
+            // It was there in between: this is another loss.
+            if asked.elapsed() > PATIENCE {
+                lost_at = None;
+            }
             let lost_at: Instant = *lost_at.get_or_insert_with(|| {
                 eprintln!("dbuild: the coordinator is lost; asking again for {} s", PATIENCE.as_secs());
                 Instant::now()

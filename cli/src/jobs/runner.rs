@@ -85,7 +85,7 @@ impl Runner {
         let staging = Staging::new(job, &self.0.cwd)?;
         let ran = async {
             remote.ready(&self.0.session).await?;
-            let purpose = Purpose { session: &self.0.session, expected: None };
+            let purpose = Purpose { session: &self.0.session, expected: None, begun: None };
             let response = remote.run_action(described.digest, &described.blobs, store, purpose).await?;
             self.done(remote, store, job, &staging, response).await
         };

@@ -241,6 +241,10 @@ impl<R> Pool<R> {
 
     fn said(&mut self, now: Time, name: &str, report: Report, up: bool) {
         let Some(helper) = self.roster.by_name(name) else { return };
+        // Said of a worker that was there before this one.
+        if self.roster.restarts(helper) > report.0.restarts {
+            return;
+        }
         let why = report.0.why.clone();
         self.report(now, helper, report);
         if !up {

@@ -230,6 +230,12 @@ impl Roster {
         changed.unwrap_or(false)
     }
 
+    /// How often its worker was started again, as it said last.
+    pub fn restarts(&self, id: HelperId) -> u32 {
+        let report = self.helpers.get(&id).and_then(|helper| helper.report.as_ref());
+        report.map_or(0, |report| report.0.restarts)
+    }
+
     /// The helper gets nothing until it says again what it offers.
     pub fn close(&mut self, id: HelperId) {
         self.change(id, |helper| helper.offered = 0);

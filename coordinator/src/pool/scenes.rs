@@ -339,6 +339,12 @@ fn a_supervisor_that_says_its_worker_is_gone_is_believed_at_once() {
         matches!(&effects[..], [Effect::Close { for_good: false, .. }, Effect::Requeued { task: TaskId(1) }]);
     assert!(close, "{effects:?}");
     assert_eq!(pool.step(at(16), said(false)), []);
+    // Its next worker is another one: what is still said of the last is too late.
+    pool.step(at(17), attach(2, "mars", 1));
+    let second = State { restarts: 1, ..State::default() };
+    pool.step(at(17), Event::Report { helper: HelperId(2), report: Report(Arc::new(second)) });
+    assert_eq!(pool.step(at(18), said(false)), []);
+    assert!(pool.helpers(at(18))[0].online);
 }
 
 fn set_aside() -> Outcome<&'static str> {

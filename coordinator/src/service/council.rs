@@ -78,22 +78,28 @@ impl Council {
 async fn attend(member: &Membership, desk: &Desk, tell: &watch::Sender<Known>) {
     let mut silent = false;
     loop {
-        match ask(member).await {
-            Ok(known) => {
+        let asked = async {
+            // Who leads must be known even where nothing else can be read.
+            let leader = member.registry.lead(&member.url).await?;
+            if tell.borrow().leader != leader {
+                tracing::info!(leader, "the pool has another leader");
+            }
+            tell.send_modify(|known| known.leader = leader);
+            member.registry.helpers().await
+        };
+        match asked.await {
+            Ok(mut helpers) => {
                 if std::mem::take(&mut silent) {
                     tracing::info!("the state's database answers again");
                 }
-                for (name, record) in known.helpers.iter() {
+                helpers.retain(|(name, _)| check_name(name.clone()).is_ok());
+                for (name, record) in &helpers {
                     let state = record.state.clone().unwrap_or_default();
                     let up = state.mood() != Mood::Down;
                     let event = Event::Said { name: name.as_str().into(), report: fit(state), up };
                     desk.tell(event).await;
                 }
-                let before = tell.borrow().leader.clone();
-                if before != known.leader {
-                    tracing::info!(leader = known.leader, "the pool has another leader");
-                }
-                tell.send_replace(known);
+                tell.send_modify(|known| known.helpers = Arc::new(helpers));
             }
             Err(error) if !silent => {
                 silent = true;
@@ -103,11 +109,4 @@ async fn attend(member: &Membership, desk: &Desk, tell: &watch::Sender<Known>) {
         }
         tokio::time::sleep(EVERY).await;
     }
-}
-
-async fn ask(member: &Membership) -> dbuild_registry::Result<Known> {
-    let leader = member.registry.lead(&member.url).await?;
-    let mut helpers = member.registry.helpers().await?;
-    helpers.retain(|(name, _)| check_name(name.clone()).is_ok());
-    Ok(Known { helpers: Arc::new(helpers), leader })
 }

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub struct Supervision {
     pub worker: Vec<OsString>,
     /// A worker that ends with this code has said why, and another would say the same.
     pub refusal: i32,
+    /// A worker that ends with this code has said why; another may do better, but not the very first.
+    pub failure: i32,
 }
 
 /// Where a coordinator is found.
@@ -90,13 +92,22 @@ enum WorkerEnd {
 /// Keeps a worker until `shutdown`. When this returns no worker is left.
 ///
 /// # Errors
-/// [`HelperError::GaveUp`] when workers die one after the other; [`HelperError::Io`] when none can be started.
+/// [`HelperError::GaveUp`] when workers die one after the other.
 pub async fn supervise(
     config: Supervision,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, HelperError> {
-    let mut shutdown = pin!(shutdown);
     let mut watch = Watch::new(&config)?;
+    let ended = keep(&config, &mut watch, pin!(shutdown)).await;
+    watch.reporter.end().await;
+    ended
+}
+
+async fn keep(
+    config: &Supervision,
+    watch: &mut Watch,
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+) -> Result<Ended, HelperError> {
     let mut backoff = Backoff::default();
     let begun = Instant::now();
     let whom = Whom::find(&config.coordinator)?;
@@ -106,18 +117,25 @@ pub async fn supervise(
             coordinator = whom.get() => coordinator,
         };
         backoff.started(begun.elapsed());
-        let mut worker = Worker::start(&config.worker, &coordinator)?;
-        let end = tokio::select! {
-            end = watch.over(&mut worker, config.refusal, shutdown.as_mut()) => end,
-            () = whom.changed(&coordinator) => WorkerEnd::Moved,
+        let end = match Worker::start(&config.worker, &coordinator) {
+            // No process, no memory: what a supervisor waits for to pass.
+            Err(error) => WorkerEnd::Lost(format!("could not be started: {error}")),
+            Ok(mut worker) => {
+                let end = tokio::select! {
+                    end = watch.over(&mut worker, config, shutdown.as_mut()) => end,
+                    () = whom.changed(&coordinator) => WorkerEnd::Moved,
+                };
+                worker.end().await;
+                end
+            }
         };
-        worker.end().await;
         let why = match end {
             WorkerEnd::Shutdown => return Ok(Ended::Stopped),
             WorkerEnd::Refused => return Ok(Ended::Refused),
             WorkerEnd::Moved => {
                 tracing::info!("{coordinator} does not lead any more");
                 backoff = Backoff::default();
+                watch.restarts += 1;
                 continue;
             }
             WorkerEnd::Lost(why) => why,
@@ -126,11 +144,12 @@ pub async fn supervise(
             return Err(HelperError::GaveUp(format!("{}; the last time {why}", Backoff::gave_up())));
         };
         tracing::warn!("the worker {why}; another is started in {} s", wait.as_secs());
-        watch.restarts += 1;
         tokio::select! {
             () = shutdown.as_mut() => return Ok(Ended::Stopped),
             () = watch.without_worker(wait) => {}
         }
+        // Only now: what was said of the last one is known to be older than the next.
+        watch.restarts += 1;
     }
 }
 
@@ -260,7 +279,7 @@ impl Watch {
     async fn over(
         &mut self,
         worker: &mut Worker,
-        refusal: i32,
+        config: &Supervision,
         mut shutdown: impl Future<Output = ()> + Unpin,
     ) -> WorkerEnd {
         self.cpu_us_before += std::mem::take(&mut self.last).cpu_us;
@@ -276,7 +295,7 @@ impl Watch {
                 () = &mut shutdown => break WorkerEnd::Shutdown,
                 ended = worker.child.wait() => break ended.map_or_else(
                     |error| WorkerEnd::Lost(format!("cannot be waited for: {error}")),
-                    |status| ended_by(status, refusal),
+                    |status| ended_by(status, config, self.restarts == 0),
                 ),
                 alive = next(&mut reader) => {
                     (silent, patience) = (0, SILENCE.0);
@@ -289,7 +308,7 @@ impl Watch {
                         break WorkerEnd::Lost(format!("said nothing for {patience} s and was killed"));
                     }
                     let state = self.look(worker.pid.as_raw_nonzero().get() as u32);
-                    let told = ToWorker { forward: self.reporter.by_worker(), state: Some(state.clone()) };
+                    let told = ToWorker { state: Some(state.clone()) };
                     self.reporter.tell(state);
                     // A worker that does not read does not say that it is alive either.
                     let _ = tokio::time::timeout(SAMPLE / 2, writer.send(&told)).await;
@@ -357,10 +376,10 @@ async fn next(reader: &mut Reader) -> FromWorker {
     }
 }
 
-fn ended_by(status: ExitStatus, refusal: i32) -> WorkerEnd {
+fn ended_by(status: ExitStatus, config: &Supervision, first: bool) -> WorkerEnd {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
-        (Some(code), _) if code == refusal => WorkerEnd::Refused,
+        (Some(code), _) if code == config.refusal || (first && code == config.failure) => WorkerEnd::Refused,
         (Some(code), _) => WorkerEnd::Lost(format!("ended with exit code {code}")),
         (None, signal) => WorkerEnd::Lost(format!("was killed by signal {}", signal.unwrap_or_default())),
     }

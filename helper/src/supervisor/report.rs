@@ -1,13 +1,12 @@
 //! The ways by which a helper's state reaches coordinators.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use dbuild_proto::PROTOCOL;
 use dbuild_proto::pool::{Hello, HelperRecord, HelperReport, State, pool_client::PoolClient};
 use dbuild_registry::{Registry, without_password};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
 
@@ -19,65 +18,64 @@ use crate::remote::endpoint;
 /// Which way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reporting {
-    /// On the worker's stream, beside its leases: one connection for each helper.
+    /// On the worker's stream only, beside its leases: one connection for each helper.
     ByWorker,
-    /// On a stream of the supervisor's own to this coordinator: it reports while there is no worker, too.
+    /// Also on a stream of the supervisor's own to this coordinator: it reports while there is no worker, too.
     BySupervisor { coordinator: String },
-    /// Into the database at this address, where every coordinator of the pool reads it. While it does not answer, the worker
-    /// reports.
+    /// Also into the database at this address, where every coordinator of the pool reads it.
     ByRegistry { url: String },
 }
 
 /// Waits between two tries, doubled from the first to the last.
 const WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-/// Passes state on, or leaves it to the worker.
+/// How long the last words may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Passes state on where the worker does not.
 #[derive(Debug)]
-pub struct Reporter {
-    /// None: the worker tells.
-    latest: Option<watch::Sender<Option<State>>>,
-    /// What there is does not reach anybody at the moment.
-    failing: Arc<AtomicBool>,
-}
+pub struct Reporter(Option<(watch::Sender<Option<State>>, JoinHandle<()>)>);
 
 impl Reporter {
     pub fn start(config: &Supervision) -> Result<Reporter, HelperError> {
-        let failing = Arc::new(AtomicBool::new(false));
         let (latest, states) = watch::channel(None);
-        match &config.reporting {
-            Reporting::ByWorker => return Ok(Reporter { latest: None, failing }),
+        let task = match &config.reporting {
+            Reporting::ByWorker => return Ok(Reporter(None)),
             Reporting::BySupervisor { coordinator } => {
                 let endpoint = endpoint(coordinator).map_err(|error| HelperError::Url {
                     url: coordinator.clone(),
                     reason: error.to_string(),
                 })?;
-                tokio::spawn(stream(endpoint, config.name.clone(), states));
+                tokio::spawn(stream(endpoint, config.name.clone(), states))
             }
             Reporting::ByRegistry { url } => {
                 let registry = Registry::open(url).map_err(|error| HelperError::Url {
                     url: without_password(url),
                     reason: error.to_string(),
                 })?;
-                let hello = hello(&config.name, config.slots);
-                tokio::spawn(publish(registry, hello, states, Arc::clone(&failing)));
+                tokio::spawn(publish(registry, hello(&config.name, config.slots), states))
             }
-        }
-        Ok(Reporter { latest: Some(latest), failing })
-    }
-
-    /// Whether the worker is to pass state on.
-    pub fn by_worker(&self) -> bool {
-        self.latest.is_none() || self.failing.load(Relaxed)
+        };
+        Ok(Reporter(Some((latest, task))))
     }
 
     pub fn tell(&self, state: State) {
-        if let Some(latest) = &self.latest {
+        if let Some((latest, _)) = &self.0 {
             latest.send_replace(Some(state));
+        }
+    }
+
+    /// Says that there is no helper any more, where that is to be said.
+    pub async fn end(self) {
+        let Some((latest, mut task)) = self.0 else { return };
+        drop(latest);
+        if tokio::time::timeout(LAST_WORDS, &mut task).await.is_err() {
+            task.abort();
         }
     }
 }
 
-/// Keeps a stream of reports open, for ever.
+/// Keeps a stream of reports open, until nobody tells any more.
 async fn stream(endpoint: tonic::transport::Endpoint, name: String, states: watch::Receiver<Option<State>>) {
     let mut wait = WAITS.0;
     loop {
@@ -95,6 +93,9 @@ async fn stream(endpoint: tonic::transport::Endpoint, name: String, states: watc
                 }
             }
         };
+        if states.has_changed().is_err() {
+            return;
+        }
         if begun.elapsed() > SAMPLE * 10 {
             wait = WAITS.0;
         }
@@ -105,24 +106,20 @@ async fn stream(endpoint: tonic::transport::Endpoint, name: String, states: watc
 }
 
 /// Writes each state into the database, until nobody tells any more; then it takes the helper's record away.
-async fn publish(
-    registry: Registry,
-    hello: Hello,
-    mut states: watch::Receiver<Option<State>>,
-    failing: Arc<AtomicBool>,
-) {
+async fn publish(registry: Registry, hello: Hello, mut states: watch::Receiver<Option<State>>) {
+    let mut failing = false;
     while states.changed().await.is_ok() {
         let state = states.borrow_and_update().clone();
         let record = HelperRecord { hello: Some(hello.clone()), state };
         match registry.publish(&hello.name, &record).await {
             Ok(()) => {
-                if failing.swap(false, Relaxed) {
+                if std::mem::take(&mut failing) {
                     tracing::info!("the state's database answers again");
                 }
             }
             Err(error) => {
-                if !failing.swap(true, Relaxed) {
-                    tracing::warn!("failed to {error}; the worker reports meanwhile");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!("failed to {error}; trying again");
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use dbuild_intake::recall::Earlier;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::context::{Context, blocking};
 use super::crates::Objection;
@@ -171,7 +171,9 @@ async fn ask(
                 return Err(Refusal { slot: Some(slot), ..Refusal::because(FULL) });
             }
             let (early, ready) = mpsc::unbounded_channel();
-            let purpose = Purpose { session: &context.session, expected: errand.expected };
+            let running = Notify::new();
+            let purpose =
+                Purpose { session: &context.session, expected: errand.expected, begun: Some(&running) };
             let executed = remote.execute(&toolchain.root, &errand.built, &store, purpose, early);
             let alone = prints.is_some();
             let begun = AtomicBool::new(false);
@@ -182,7 +184,7 @@ async fn ask(
                     executed?
                 }
                 // The pool hears that nobody waits any more before anything begins here: one of the two writes.
-                slot = late(context, errand.expected, &begun), if alone => {
+                slot = late(context, errand.expected, &running, &begun), if alone => {
                     return Err(Refusal { slot: Some(slot), ..Refusal::because(LATE) });
                 }
             }
@@ -195,10 +197,11 @@ async fn ask(
         .map_err(|error| Refusal::fault(error.to_string()))?
 }
 
-/// Waits until an action is late of which nothing was `placed` yet, and this machine has a free slot for it.
-async fn late(context: &Context, expected: Option<Duration>, placed: &AtomicBool) -> Slot {
+/// Waits until an action is late since it was `running`, of which nothing was `placed` yet, and this machine has a free slot for it.
+async fn late(context: &Context, expected: Option<Duration>, running: &Notify, placed: &AtomicBool) -> Slot {
     let Some(expected) = expected else { return std::future::pending().await };
     let (times, least) = LATE_AFTER;
+    running.notified().await;
     tokio::time::sleep(expected.saturating_mul(times).max(least)).await;
     loop {
         if !placed.load(Relaxed)

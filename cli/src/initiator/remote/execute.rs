@@ -122,7 +122,7 @@ impl Remote {
                 digest_function: FUNCTION.to_wire(),
                 ..Default::default()
             };
-            match self.follow(purpose.introduce(request), store, &early).await? {
+            match self.follow(request, store, purpose, &early).await? {
                 Ran::Response(response) => return Ok(*response),
                 Ran::MissingInputs(_) if attempt < ATTEMPTS => self.forget(),
                 Ran::MissingInputs(_) => break,
@@ -162,17 +162,18 @@ impl Remote {
             digest_function: FUNCTION.to_wire(),
             ..Default::default()
         };
-        self.follow(purpose.introduce(request), store, early).await
+        self.follow(request, store, purpose, early).await
     }
 
     /// Executes and waits for the end.
     async fn follow(
         &self,
-        request: tonic::Request<re::ExecuteRequest>,
+        request: re::ExecuteRequest,
         store: &Store,
+        purpose: Purpose<'_>,
         early: &Early,
     ) -> Result<Ran, Fault> {
-        let mut stream = match self.execution().execute(request).await {
+        let mut stream = match self.execution().execute(purpose.introduce(request)).await {
             Ok(stream) => stream.into_inner(),
             Err(status) => return self.not_run(status.code(), status.message(), Some(&status)),
         };
@@ -185,6 +186,9 @@ impl Remote {
                 Err(status) => return self.not_run(status.code(), status.message(), Some(&status)),
             };
             if !update.done {
+                if let Some(begun) = purpose.begun.filter(|_| is_executing(&update)) {
+                    begun.notify_one();
+                }
                 if !told && let Some(ready) = ready(&update) {
                     told = true;
                     match self.bring(ready, false, 0, store).await {
@@ -284,6 +288,13 @@ impl Remote {
             received,
         })
     }
+}
+
+/// Whether a helper has the action.
+fn is_executing(update: &Operation) -> bool {
+    let metadata = update.metadata.as_ref().map(|metadata| metadata.value.as_slice()).unwrap_or_default();
+    let stage = re::ExecuteOperationMetadata::decode(metadata).map(|metadata| metadata.stage());
+    stage.is_ok_and(|stage| stage == re::execution_stage::Value::Executing)
 }
 
 /// What is ready of an action before its end, if the pool says so.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use dbuild_proto::reapi::build::bazel::remote::execution::v2 as re;
 use dbuild_proto::{EXPECTED_MS, REQUEST_METADATA, TOOL_NAME};
 use prost::Message;
+use tokio::sync::Notify;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 
@@ -22,6 +23,8 @@ pub struct Purpose<'a> {
     pub session: &'a str,
     /// How long it ran before.
     pub expected: Option<Duration>,
+    /// Is told when a helper has it.
+    pub begun: Option<&'a Notify>,
 }
 
 impl Purpose<'_> {
