@@ -434,7 +434,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        assert!(parse(argv("dbuild helper --data d")).is_err());
+        assert!(parse(argv("dbuild helper --coordinator http://a:1")).is_err());
     }
 
     #[test]

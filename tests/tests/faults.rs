@@ -9,7 +9,9 @@ use std::path::Path;
 use dbuild_tests::disturbed::{
     BUILD, build_disturbed, build_with_hook, complaints, plain_build, pool, said_once,
 };
-use dbuild_tests::{Mount, Sandbox, Skips, Slow, Stdio, TestCluster, can_mount, counted, run_bounded};
+use dbuild_tests::{
+    Mount, Sandbox, Skips, Slow, Stdio, TestCluster, can_mount, counted, run_bounded, wait_until,
+};
 
 /// Ends this user's initiator in the hardest way, from within a build.
 const KILL_INITIATOR: &str = "for p in /proc/[0-9]*; do \
@@ -209,6 +211,8 @@ fn damaged_cache(damage: impl Fn(&Path)) {
     let build = plain_build(&user);
     build_with_hook(&build, &user, "true");
     user.stop();
+    // Its temporary files go with its process.
+    wait_until("the initiator is gone", || user.initiators().is_empty());
     let files = cached_files(&user);
     counted(!files.is_empty(), "the cache is in `cache/` of the data directory");
     for file in &files {
