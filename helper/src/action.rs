@@ -25,6 +25,7 @@ use crate::fetch::Fetcher;
 use crate::input::Directories;
 use crate::jobserver::{self, Jobservers};
 use crate::layout::{Cover, Plan, Wish, plan};
+use crate::lock::{Role, lock};
 use crate::remote::{Payload, Remote, Scope, endpoint};
 use crate::sandbox::{Sandbox, spec};
 use crate::skeleton::{Skeleton, Skeletons, files};
@@ -79,14 +80,15 @@ struct Staged {
 }
 
 impl Worker {
-    /// Takes the data directory, removes what a killed helper left in it, and tries the sandbox.
-    pub async fn open(config: &HelperConfig) -> Result<Worker, HelperError> {
+    /// Takes the data directory, removes what a killed helper left in it, and tries the sandbox. `patience` is how long a
+    /// worker that has the directory may take to end.
+    pub async fn open(config: &HelperConfig, patience: Duration) -> Result<Worker, HelperError> {
         let url = |reason: String| HelperError::Url { url: config.coordinator.clone(), reason };
         let endpoint = endpoint(&config.coordinator).map_err(|error| url(error.to_string()))?;
         fs_err::create_dir_all(&config.data_dir)?;
         // Mounts and the launcher, which has another working directory, need a full path.
         let data_dir = fs_err::canonicalize(&config.data_dir)?;
-        let lock = lock(&data_dir)?;
+        let lock = lock(&data_dir, Role::Worker, patience).await?;
         let runs = data_dir.join("run-v1");
         crate::stage::remove_tree(&runs)?;
         fs_err::create_dir_all(runs.join("probe"))?;
@@ -464,19 +466,4 @@ fn now() -> Option<Timestamp> {
 fn timestamp(time: SystemTime) -> Option<Timestamp> {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     Some(Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32 })
-}
-
-/// Two helpers in one directory would remove each other's actions.
-fn lock(data_dir: &Path) -> Result<OwnedFd, HelperError> {
-    let file = fs_err::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(data_dir.join("lock"))?
-        .into_file();
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file.into()),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(HelperError::Locked(data_dir.to_owned())),
-        Err(error) => Err(HelperError::Io(error.into())),
-    }
 }

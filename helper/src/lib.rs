@@ -1,8 +1,8 @@
 //! A helper: a machine that runs actions for one coordinator.
 //!
 //! It is two processes: the `supervisor`, which looks at the machine and keeps the other alive, and the worker, which takes
-//! leases (`supervised` is its side of the socket between them). In the worker, `agent` keeps the pool stream, `action` is the life of one lease, and each phase has its own room:
-//! `fetch` what the store lacks, `layout` decide what goes where, `stage` put it on disk, `execute` in the
+//! leases (`supervised` is its side of the socket between them). In the worker, `agent` keeps the pool stream, `action` is
+//! the life of one lease, and each phase has its own room: `fetch` what the store lacks, `layout` decide what goes where, `stage` put it on disk, `execute` in the
 //! `sandbox`, `collect` what came out. The helper does not know compilers, queues or why an action exists.
 
 mod action;
@@ -16,6 +16,7 @@ mod fetch;
 mod input;
 mod jobserver;
 mod layout;
+mod lock;
 mod remote;
 mod sandbox;
 mod skeleton;
@@ -30,6 +31,7 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dbuild_proto::pool::ToWorker;
 
@@ -164,7 +166,7 @@ impl HelperError {
 /// Serves the coordinator until `shutdown` completes, in this process and without a supervisor. Reconnects for ever; an
 /// action whose stream was lost is abandoned. When this returns no action runs and no directory of an action is left.
 pub async fn run(config: HelperConfig, shutdown: impl Future<Output = ()>) -> Result<(), HelperError> {
-    let worker = action::Worker::open(&config).await?;
+    let worker = action::Worker::open(&config, Duration::ZERO).await?;
     let (tell, told) = tokio::sync::watch::channel(ToWorker::default());
     let mut sampler = state::Sampler::new(worker.data_dir());
     let samples = async {

@@ -36,7 +36,8 @@ pub async fn work(config: HelperConfig, mode: Mode) -> Result<(), HelperError> {
     tokio::spawn(hear(reader, tell, gone.clone()));
     let (worker_is, is_worker) = watch::channel(None);
     tokio::spawn(pulse(writer, Arc::clone(&vitals), is_worker));
-    let worker = Worker::open(&config).await?;
+    // Of a supervisor that was killed and started again, the worker before this one may still be ending.
+    let worker = Worker::open(&config, LAST + SAMPLE).await?;
     worker_is.send_replace(Some(worker.clone()));
     serve(&config, worker, told, vitals, gone.cancelled_owned()).await
 }

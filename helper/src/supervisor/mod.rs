@@ -27,6 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::HelperError;
 use crate::agent::SAMPLE;
+use crate::lock::{Role, lock};
 use crate::state::Sampler;
 use backoff::Backoff;
 use link::{Reader, Writer, link};
@@ -92,11 +93,14 @@ enum WorkerEnd {
 /// Keeps a worker until `shutdown`. When this returns no worker is left.
 ///
 /// # Errors
-/// [`HelperError::GaveUp`] when workers die one after the other.
+/// [`HelperError::Locked`] when another helper has the data directory, [`HelperError::GaveUp`] when workers die one after
+/// the other.
 pub async fn supervise(
     config: Supervision,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, HelperError> {
+    fs_err::create_dir_all(&config.data_dir)?;
+    let _ours = lock(&config.data_dir, Role::Supervisor, Duration::ZERO).await?;
     let mut watch = Watch::new(&config)?;
     let ended = keep(&config, &mut watch, pin!(shutdown)).await;
     watch.reporter.end().await;
