@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How busy helpers were in a build, from the trace that `dbuild --trace FILE` wrote.
+"""How busy helpers were in a build, and with what, from the trace that `dbuild --trace FILE` wrote.
 
     benches/utilisation.py FILE [--slots N]
 
 For each helper: the share of the time between the start of the build's first action and the end of its last one in which
 it had an action (with several slots: of all slots' time). `--slots` is how many slots a helper has; without it, as many as were ever
-busy at a time.
+busy at a time. Then what of that time the actions themselves ran, and what was fetching and laying out before, and storing outputs after.
 """
 
 import argparse
@@ -34,6 +34,20 @@ def main():
         total, slots_of_all = total + busy, slots_of_all + slots
         print(f"{names[pid]:20} {len(own):5} actions, {slots} slots, busy {busy / slots / (last - first):6.1%}")
     print(f"{'all':20} {len(actions):5} actions, {slots_of_all} slots, busy {total / slots_of_all / (last - first):6.1%}")
+    before, run = phases(actions, [event for event in events if event.get("cat") == "run"])
+    print(f"of the busy time: before the run {before / total:.1%}, run {run / total:.1%}, after {1 - (before + run) / total:.1%}")
+
+
+def phases(actions, runs):
+    """Microseconds before the runs of all actions, and in them."""
+    before = inside = 0
+    for action in actions:
+        end = action["ts"] + action["dur"]
+        for run in runs:
+            if (run["pid"], run["tid"]) == (action["pid"], action["tid"]) and action["ts"] <= run["ts"] <= end:
+                before += run["ts"] - action["ts"]
+                inside += run["dur"]
+    return before, inside
 
 
 main()
